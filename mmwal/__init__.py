@@ -1,0 +1,59 @@
+"""mmwal: a write-ahead log of mapped segments, and a durable vector store on it.
+
+    mmwal.open(path, dimension=...)   a recovered `VectorStore`; keywords are fields of `WalConfig`
+    WalManager(config)                the log alone, for those who keep their own index
+    CrashRecoveryManager(config)      recovery with its own settings and statistics
+
+The rooms, lowest first; imports run one way:
+
+    errors.py                    the whole error tree
+    config.py, entry.py          what a caller sets; what a caller logs and reads back
+    format/  kernel/  disk/      bytes and values; append, scan and checksum over memory; the operating system
+    log/                         one endless log in preallocated segments
+    state/  checkpoint/          what is alive in which row; state to image to redo point
+    recovery/                    from what a crash left to a state that serves
+    search/                      exact nearest neighbours
+    manager.py  store.py  opening.py    the public handles, and how they are opened
+    cli/                         the `mmwal` command
+    testing/                     the shipped test kit: a disk that can lose power
+"""
+
+from __future__ import annotations
+
+from mmwal import errors
+from mmwal.config import RecoveryConfig, RetentionPolicy, RotationPolicy, WalConfig
+from mmwal.entry import CheckpointInfo, Hit, Record, RecoveryStats, WalEntry, WalMetrics
+from mmwal.errors import *  # noqa: F403  (every name there is an error of the public tree)
+from mmwal.kernel import load as _load_kernel
+from mmwal.manager import WalManager
+from mmwal.opening import CrashRecoveryManager, open
+from mmwal.store import VectorStore
+
+__version__ = "0.1.0"
+
+
+def kernel_in_use() -> str:
+    """Returns ``"c"`` where the compiled kernel is installed, ``"py"`` where its twin in Python does the work."""
+    return _load_kernel().NAME
+
+
+__all__ = [
+    "CheckpointInfo",
+    "CrashRecoveryManager",
+    "Hit",
+    "Record",
+    "RecoveryConfig",
+    "RecoveryStats",
+    "RetentionPolicy",
+    "RotationPolicy",
+    "VectorStore",
+    "WalConfig",
+    "WalEntry",
+    "WalManager",
+    "WalMetrics",
+    "__version__",
+    "errors",
+    "kernel_in_use",
+    "open",
+]
+__all__ += errors.__all__

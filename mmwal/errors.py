@@ -1,0 +1,268 @@
+"""Every error that mmwal raises, as one tree.
+
+Each error carries its facts as attributes and ends its message with what to do.
+Errors that a Python programmer would look for under a built-in name also derive from it:
+``DuplicateIdError`` is a ``KeyError``, ``VectorError`` a ``ValueError``, ``WalLockedError`` a ``BlockingIOError``.
+
+    WalError
+    |-- WalConfigError (ValueError)          a field of a config is wrong
+    |-- InputError                           what the caller passed cannot be logged
+    |   |-- VectorError (ValueError)             dimension, dtype, shape, NaN or infinity
+    |   |-- IdError (ValueError)                 too long, empty, not encodable
+    |   |-- IdTypeError (TypeError)              neither str nor int
+    |   |-- MetadataError (ValueError)           a value that msgpack would change silently
+    |   `-- EntryTooLargeError (ValueError)      does not fit
+    |-- DuplicateIdError (KeyError), UnknownIdError (KeyError)
+    |-- LsnUnavailableError (LookupError)    the log does not reach back that far
+    |-- UnavailableError                     the handle takes no more writes
+    |   |-- WalClosedError, ReadOnlyError, ForkedProcessError, NoStoreError
+    |   |-- SyncFailedError (OSError)            a sync failed: the outcome is known after recovery
+    |   |-- WalFullError (OSError)               disk or budget exhausted, nothing was logged
+    |   `-- CheckpointFailedError                checkpointing has ended for this process
+    `-- OpenError                            the directory cannot be opened
+        |-- WalLockedError (BlockingIOError)     another writer holds it
+        |-- ForeignDirectoryError                not ours, or of another store
+        |-- FormatVersionError                   written by a newer mmwal
+        `-- DamageError                          what is on disk contradicts what was recorded
+            |-- WalCorruptionError, HeaderCorruptionError, SegmentMissingError, ConsistencyError
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CheckpointFailedError",
+    "ConsistencyError",
+    "DamageError",
+    "DuplicateIdError",
+    "DurabilityWarning",
+    "EntryTooLargeError",
+    "ForeignDirectoryError",
+    "ForkedProcessError",
+    "FormatVersionError",
+    "HeaderCorruptionError",
+    "IdError",
+    "IdTypeError",
+    "InputError",
+    "LsnUnavailableError",
+    "MetadataError",
+    "NoStoreError",
+    "OpenError",
+    "ReadOnlyError",
+    "SegmentMissingError",
+    "SyncFailedError",
+    "UnavailableError",
+    "UnknownIdError",
+    "VectorError",
+    "WalClosedError",
+    "WalConfigError",
+    "WalCorruptionError",
+    "WalError",
+    "WalFullError",
+    "WalLockedError",
+]
+
+
+class WalError(Exception):
+    """Base of every error of this package."""
+
+
+class WalConfigError(WalError, ValueError):
+    """A field of a configuration is wrong; ``field`` and ``value`` say which."""
+
+    def __init__(self, field: str, value: object, problem: str) -> None:
+        self.field = field
+        self.value = value
+        super().__init__(f"{field}={value!r}: {problem}")
+
+
+class InputError(WalError):
+    """What the caller passed cannot be logged; nothing was."""
+
+
+class VectorError(InputError, ValueError):
+    """A vector has the wrong dimension, shape or dtype, or holds NaN or infinity."""
+
+
+class IdError(InputError, ValueError):
+    """An id is empty, too long, out of the 64-bit range or not encodable as UTF-8."""
+
+
+class IdTypeError(InputError, TypeError):
+    """An id is neither ``str`` nor ``int`` (``bool`` is refused)."""
+
+
+class MetadataError(InputError, ValueError):
+    """Metadata is not a mapping of plain values, or holds a value that would come back changed."""
+
+
+class EntryTooLargeError(InputError, ValueError):
+    """An entry does not fit into a segment; ``entry_bytes`` and ``entry_bytes_max`` say by how much."""
+
+    def __init__(self, entry_bytes: int, entry_bytes_max: int) -> None:
+        self.entry_bytes = entry_bytes
+        self.entry_bytes_max = entry_bytes_max
+        super().__init__(
+            f"an entry of {entry_bytes:,} bytes does not fit: at most {entry_bytes_max:,} fit into a segment; "
+            "create the log with a larger segment_size, or store less metadata with the vector"
+        )
+
+
+class DuplicateIdError(WalError, KeyError):
+    """``insert`` of an id that exists; ``id`` names it."""
+
+    def __init__(self, id: str | int) -> None:
+        self.id = id
+        super().__init__(f"id {id!r} exists already; use update() to change it or upsert() for either")
+
+    __str__ = Exception.__str__
+
+
+class UnknownIdError(WalError, KeyError):
+    """``update`` or ``delete`` of an id that is not there; ``id`` names it."""
+
+    def __init__(self, id: str | int) -> None:
+        self.id = id
+        super().__init__(f"id {id!r} is not in the store; use insert() to add it or upsert() for either")
+
+    __str__ = Exception.__str__
+
+
+class LsnUnavailableError(WalError, LookupError):
+    """The log was released up to ``oldest_lsn`` and does not reach back to ``lsn``."""
+
+    def __init__(self, lsn: int, oldest_lsn: int) -> None:
+        self.lsn = lsn
+        self.oldest_lsn = oldest_lsn
+        super().__init__(
+            f"the log does not reach back to LSN {lsn}; it begins at {oldest_lsn}. Start from a snapshot that covers "
+            "all before that"
+        )
+
+
+class UnavailableError(WalError):
+    """The handle takes no (more) writes."""
+
+
+class WalClosedError(UnavailableError):
+    """The handle was closed; open the directory again."""
+
+
+class ReadOnlyError(UnavailableError):
+    """The handle was opened for reading."""
+
+
+class ForkedProcessError(UnavailableError):
+    """The handle belongs to the parent process; open the directory anew in the child once the parent has closed it."""
+
+
+class NoStoreError(UnavailableError):
+    """The operation needs the store that owns the data, and this log has none."""
+
+
+class SyncFailedError(UnavailableError, OSError):
+    """A sync failed. What was not yet durable may or may not be there after recovery; every later write raises this.
+
+    ``durable_lsn`` is the position below which everything is safe.
+    """
+
+    def __init__(self, cause: OSError | None, durable_lsn: int) -> None:
+        self.durable_lsn = durable_lsn
+        reason = cause.strerror or str(cause) if cause is not None else "unknown cause"
+        super().__init__(
+            cause.errno if cause is not None else None,
+            f"a sync of the log failed ({reason}); all up to LSN {durable_lsn} is durable, what came later is unknown "
+            "until recovery. The log takes no more writes: check the disk, then open the directory again",
+        )
+        self.__cause__ = cause
+
+
+class WalFullError(UnavailableError, OSError):
+    """Disk or budget exhausted; nothing was logged, reads go on, and a later write may succeed again."""
+
+    def __init__(self, problem: str, errno_value: int | None = None) -> None:
+        super().__init__(errno_value, problem)
+
+
+class CheckpointFailedError(UnavailableError):
+    """A checkpoint failed on disk; no further one is tried by this process. The log still holds everything."""
+
+
+class OpenError(WalError):
+    """The directory cannot be opened; nothing in it was changed."""
+
+
+class WalLockedError(OpenError, BlockingIOError):
+    """Another process has the directory open for writing; ``holder_pid`` names it where known."""
+
+    def __init__(self, path: str, holder_pid: int | None) -> None:
+        self.path = path
+        self.holder_pid = holder_pid
+        holder = f"process {holder_pid}" if holder_pid else "another process"
+        super().__init__(
+            f"{path}: {holder} has it open for writing; close it there first, or open with read_only=True"
+        )
+
+
+class ForeignDirectoryError(OpenError):
+    """The directory holds something that is not this store; ``path`` names the file."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: {problem}")
+
+
+class FormatVersionError(OpenError):
+    """A file was written by a newer mmwal."""
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        self.path = path
+        self.found = found
+        self.supported = supported
+        super().__init__(
+            f"{path}: format version {found}, this mmwal reads up to {supported}; open it with a newer mmwal"
+        )
+
+
+class DamageError(OpenError):
+    """What is on disk contradicts what was recorded. Carries ``path`` and, where known, ``offset`` and ``lsn``."""
+
+    def __init__(self, path: str, problem: str, *, offset: int | None = None, lsn: int | None = None) -> None:
+        self.path = path
+        self.offset = offset
+        self.lsn = lsn
+        place = "".join(
+            f", {name} {value}" for name, value in (("offset", offset), ("LSN", lsn)) if value is not None
+        )
+        super().__init__(f"{path}{place}: {problem}")
+
+    def __reduce__(self) -> Any:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+class WalCorruptionError(DamageError):
+    """An entry that was durable is damaged."""
+
+
+class HeaderCorruptionError(DamageError):
+    """Both copies of a header or control slot are damaged."""
+
+
+class SegmentMissingError(DamageError):
+    """A segment that holds durable entries is not there."""
+
+
+class ConsistencyError(DamageError):
+    """Checkpoint, log and matrix contradict each other."""
+
+
+class DurabilityWarning(UserWarning):
+    """The place or the setting chosen keeps less than a user would expect."""
+
+
+def _rebuild(kind: type[DamageError], args: tuple[Any, ...], facts: dict[str, Any]) -> DamageError:
+    error = kind.__new__(kind, *args)
+    Exception.__init__(error, *args)
+    error.__dict__.update(facts)
+    return error

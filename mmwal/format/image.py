@@ -1,0 +1,250 @@
+"""The directory image: which id stands in which row, as columns, in sections appended to one file.
+
+    base section      every id that is alive
+    delta section     what changed since the section before it; row -1: the id was deleted
+    delta section     ...
+
+A section begins at a multiple of 64 with a sealed header, padded to `HEADER_BYTES`; the columns follow, each padded
+with zeros to 64 bytes, in this order:
+
+    ids               block of ids (`frame.pack_ids`)
+    rows              i64, row of the matrix; -1 deleted
+    lsns              u64, LSN of the entry that wrote the row
+    checksums         u32, CRC-32 of the row's bytes, started from `row_seeds`
+    metadata          block of metadata (`frame.pack_metadata`)
+    limbo             i64, rows that the checkpoint before this one names and this one does not
+
+An image of ``n`` bytes with last checksum ``c`` is valid if and only if
+
+* its sections stand back to back from 0 to ``n``, the first a base, all others deltas,
+* every header is valid, of this store, image number and place, and its sizes add up to the section's,
+* the CRC-32 of a section's columns, padding included, equals ``columns_crc``,
+* ``previous_crc`` equals the header CRC of the section before (0 for a base), and that of the last equals ``c``.
+
+Since a header holds the CRC of its columns and of the header before, ``c`` binds every byte of the image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmwal.entry import Id
+from mmwal.format.frame import ID_IS_INT, align, pack_metadata, unpack_ids, unpack_metadata
+from mmwal.format.layout import Layout
+
+FORMAT_VERSION = 1
+BASE, DELTA = 1, 2
+DELETED = -1
+
+SECTION = Layout(
+    "Section of a directory image",
+    ("version", "u16", "format version, 1"),
+    ("kind", "u8", "1 base, 2 delta"),
+    ("reserved", "u8", "zero"),
+    ("previous_crc", "u32", "header CRC of the section before; 0 for a base"),
+    ("store_id", "16 bytes", "random, the same in every file of a store"),
+    ("image_number", "u64", "number of this image, as in its file's name"),
+    ("offset", "u64", "place of this section in the file"),
+    ("section_bytes", "u64", "size of this section, header and padding included"),
+    ("sequence", "u64", "of the checkpoint that wrote it"),
+    ("redo_lsn", "u64", "where replay starts for that checkpoint"),
+    ("entries", "u64", "ids in this section, deleted ones included"),
+    ("limbo_rows", "u64", "rows in limbo"),
+    ("ids_bytes", "u64", "size of the block of ids, without padding"),
+    ("metadata_bytes", "u64", "size of the block of metadata, without padding; 0: no id has any"),
+    ("columns_crc", "u32", "CRC-32 of all columns, padding included"),
+    ("crc", "u32", "CRC-32 of all before"),
+    magic=b"MMWALIMG",
+)
+HEADER_BYTES = align(SECTION.size)
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a section stands and what it belongs to."""
+
+    store_id: bytes
+    image_number: int
+    offset: int
+    previous_crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The content of a section."""
+
+    ids: list[Id]
+    rows: I64
+    lsns: U64
+    checksums: U32
+    metadata: list[bytes | None]
+    limbo: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section as it is written: what is stored one behind the other, their size, and the header's CRC."""
+
+    parts: list[bytes]
+    section_bytes: int
+    crc: int
+
+
+class IdColumn:
+    """Ids encoded a piece at a time, so that whoever encodes many can let other threads run in between."""
+
+    def __init__(self) -> None:
+        self._tables: list[U32] = []
+        self._blocks: list[bytes] = []
+
+    def add(self, ids: Sequence[Id]) -> list[bytes]:
+        """Adds ids, valid ones; returns their bytes."""
+        raws = [id.encode() if type(id) is str else id.to_bytes(8, "little", signed=True) for id in ids]  # type: ignore[union-attr]
+        table = np.fromiter(map(len, raws), np.uint32, len(raws))
+        table[np.fromiter((type(id) is int for id in ids), np.bool_, len(raws))] |= ID_IS_INT
+        self._tables.append(table)
+        self._blocks.append(b"".join(raws))
+        return raws
+
+    def block(self) -> bytes:
+        """Returns the block of ids, as `frame.pack_ids` writes it."""
+        return b"".join((*(table.astype("<u4").tobytes() for table in self._tables), *self._blocks))
+
+
+def row_seeds(raw_ids: Sequence[bytes], lsns: U64) -> U32:
+    """Returns what each row's checksum starts from, so that it is bound to id and LSN.
+
+    It is the CRC-32 of the id's bytes, itself started from the two halves of the LSN, one xored with the other.
+    """
+    starts = (lsns ^ (lsns >> np.uint64(32))).astype(np.uint32)
+    return np.fromiter(map(zlib.crc32, raw_ids, starts.tolist()), np.uint32, len(raw_ids))
+
+
+def encode_section(
+    place: Place,
+    *,
+    kind: int,
+    sequence: int,
+    redo_lsn: int,
+    ids: bytes,
+    rows: I64,
+    lsns: U64,
+    checksums: U32,
+    metadata: Sequence[bytes | None],
+    limbo: I64,
+) -> Section:
+    """Returns a section; ``ids`` is a block of ids, the other columns are as in `Columns`."""
+    metadata_block = pack_metadata(metadata)
+    parts: list[bytes] = []
+    columns_crc = 0
+    for column in (
+        ids,
+        rows.astype("<i8").tobytes(),
+        lsns.astype("<u8").tobytes(),
+        checksums.astype("<u4").tobytes(),
+        metadata_block,
+        limbo.astype("<i8").tobytes(),
+    ):
+        for part in (column, bytes(align(len(column)) - len(column))):
+            columns_crc = zlib.crc32(part, columns_crc)
+            parts.append(part)
+    section_bytes = HEADER_BYTES + sum(map(len, parts))
+    header = SECTION.pack(
+        version=FORMAT_VERSION,
+        kind=kind,
+        reserved=0,
+        previous_crc=place.previous_crc,
+        store_id=place.store_id,
+        image_number=place.image_number,
+        offset=place.offset,
+        section_bytes=section_bytes,
+        sequence=sequence,
+        redo_lsn=redo_lsn,
+        entries=len(rows),
+        limbo_rows=len(limbo),
+        ids_bytes=len(ids),
+        metadata_bytes=len(metadata_block),
+        columns_crc=columns_crc,
+    )
+    crc = int.from_bytes(header[-4:], "little")
+    return Section([header.ljust(HEADER_BYTES, b"\0"), *filter(len, parts)], section_bytes, crc)
+
+
+def section_header(content: bytes, place: Place, room: int) -> dict[str, Any]:
+    """Returns the fields of the header that begins ``content``, checked against its place.
+
+    Raises `ValueError`, which says what is wrong, before anything is read or allocated by the sizes it names.
+    """
+    fields = SECTION.unpack(content)
+    if fields is None:
+        raise ValueError("no valid section header")
+    if fields["version"] != FORMAT_VERSION:
+        raise ValueError(f"section of format version {fields['version']}, expected {FORMAT_VERSION}")
+    for name in ("store_id", "image_number", "offset", "previous_crc"):
+        if fields[name] != getattr(place, name):
+            raise ValueError(f"section with another {name}: {fields[name]!r}, expected {getattr(place, name)!r}")
+    if fields["kind"] != (DELTA if place.offset else BASE):
+        raise ValueError(f"section of kind {fields['kind']} at {place.offset}")
+    expected = HEADER_BYTES + sum(map(align, _column_sizes(fields)))
+    if fields["section_bytes"] != expected or expected > room:
+        raise ValueError(f"section of {fields['section_bytes']} bytes, expected {expected} of at most {room}")
+    return fields
+
+
+def decode_columns(content: bytes, fields: dict[str, Any]) -> Columns:
+    """Returns the columns that follow a header which `section_header` accepted.
+
+    Raises `ValueError` where they contradict the header, their checksum or themselves.
+    """
+    if len(content) != fields["section_bytes"] - HEADER_BYTES:
+        raise ValueError(f"columns of {len(content)} bytes, expected {fields['section_bytes'] - HEADER_BYTES}")
+    if zlib.crc32(content) != fields["columns_crc"]:
+        raise ValueError("columns with another checksum than the header's")
+    view, at, columns = memoryview(content), 0, []
+    for size in _column_sizes(fields):
+        columns.append(view[at : at + size])
+        at += align(size)
+    ids, rows, lsns, checksums, metadata, limbo = columns
+    count = fields["entries"]
+    return Columns(
+        _unpack_ids(ids, count),
+        np.frombuffer(rows, "<i8").astype(np.int64, copy=False),
+        np.frombuffer(lsns, "<u8").astype(np.uint64, copy=False),
+        np.frombuffer(checksums, "<u4").astype(np.uint32, copy=False),
+        unpack_metadata(metadata, count),
+        np.frombuffer(limbo, "<i8").astype(np.int64, copy=False),
+    )
+
+
+def _column_sizes(fields: dict[str, Any]) -> tuple[int, ...]:
+    count = fields["entries"]
+    return fields["ids_bytes"], 8 * count, 8 * count, 4 * count, fields["metadata_bytes"], 8 * fields["limbo_rows"]
+
+
+def _unpack_ids(block: memoryview, count: int) -> list[Id]:
+    """Returns what `frame.unpack_ids` would, in one go where all ids are ints or all are ASCII."""
+    table = np.frombuffer(block[: 4 * count], "<u4")
+    blob = block[4 * count :]
+    if len(table) == count and count:
+        sizes = (table & np.uint32(~ID_IS_INT & 0xFFFF_FFFF)).astype(np.int64)
+        if int(sizes.sum()) == len(blob) and sizes.min() > 0:
+            if (table == np.uint32(ID_IS_INT | 8)).all():
+                return np.frombuffer(blob, "<i8").tolist()  # type: ignore[no-any-return]
+            if not (table & np.uint32(ID_IS_INT)).any() and bytes(blob).isascii():
+                return _cut(str(blob, "ascii"), sizes)
+    return unpack_ids(block, count)
+
+
+def _cut(text: str, sizes: npt.NDArray[np.int64]) -> list[Id]:
+    ends = np.cumsum(sizes)
+    return [text[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]

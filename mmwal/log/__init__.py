@@ -1,0 +1,10 @@
+"""The log room: one endless log in preallocated segments.
+
+    log.py        the spine: append, sync, wait, release, close
+    segment.py    what is done to one segment file: prepare, link, seal, inspect
+    keeper.py     the background acts: runway ahead, sealing behind, retirement
+    control.py    the log's own two-slot control file
+    scan.py       frames of a segment as arrays
+    reader.py     entries of a range of the log, in order
+    gate.py       the sync role in Python (the compiled one belongs to the disk room)
+"""

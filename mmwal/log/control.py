@@ -1,0 +1,146 @@
+"""The log's control file: who the log is, where it begins, and whether it was closed cleanly.
+
+Not here: the data's control file (`checkpoint/control.py`), the layout (`format/control.py`).
+
+* The newer slot is never overwritten; a write goes to the other one and counts once it is synced.
+* Segments below ``oldest_lsn`` may be gone only after a slot that says so is durable.
+* ``clean`` is durable only while nothing was appended since; a writer clears it, durably, before its first append.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmwal.disk.interface import Disk
+from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
+from mmwal.format.control import CONTROL_BYTES, LOG_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.segment import FORMAT_VERSION, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, data_start
+
+CONTROL_NAME = "control"
+_TEMPORARY_NAME = "control.tmp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogIdentity:
+    """What is fixed when a log is created."""
+
+    store_id: bytes
+    history_id: bytes
+    epoch: int
+    segment_bytes: int
+    dimension: int
+    dtype: int
+    metric: int
+    created_ns: int
+
+
+class LogControl:
+    """The two slots of ``wal_dir/control``. Single-threaded: the keeper writes, open and close do before and after."""
+
+    def __init__(self, disk: Disk, path: str, slot: int, fields: dict[str, Any]) -> None:
+        self._disk = disk
+        self.path = path
+        self._slot = slot
+        self._fields = fields
+        self.identity = LogIdentity(**{name: fields[name] for name in LogIdentity.__dataclass_fields__})
+
+    @property
+    def oldest_lsn(self) -> int:
+        return int(self._fields["oldest_lsn"])
+
+    @property
+    def durable_lsn(self) -> int:
+        return int(self._fields["durable_lsn"])
+
+    @property
+    def incarnation(self) -> int:
+        return int(self._fields["incarnation"])
+
+    @property
+    def clean_end_lsn(self) -> int | None:
+        """Where a clean close left the end of the log; None if a writer was there since."""
+        return int(self._fields["end_lsn"]) if self._fields["clean"] else None
+
+    def write(self, **changes: int) -> None:
+        """Publishes a newer slot with these fields changed; durable on return. Raises `OSError`."""
+        fields = {**self._fields, **changes, "sequence": self._fields["sequence"] + 1}
+        self._put(1 - self._slot, fields)
+        self._fields, self._slot = fields, 1 - self._slot
+
+    def store_again(self) -> None:
+        """Stores the newer slot over itself, durably. After a failed sync and a restart it may be in memory only, and the
+        older one, which the next write replaces, all that the disk has. Raises `OSError`."""
+        self._put(self._slot, self._fields)
+
+    def _put(self, slot: int, fields: dict[str, Any]) -> None:
+        file = self._disk.open(self.path, writable=True)
+        try:
+            file.write(SLOT_OFFSETS[slot], LOG_CONTROL.pack(**fields))
+            file.sync()
+        finally:
+            file.close()
+
+
+def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogControl:
+    """Creates the control file of a new log. Durable on return, name included; a crash before leaves no log."""
+    fields: dict[str, Any] = {
+        **identity.__dict__,
+        "version": FORMAT_VERSION,
+        "features_required": 0,
+        "sequence": 1,
+        "oldest_lsn": data_start(0, identity.segment_bytes),
+        "durable_lsn": data_start(0, identity.segment_bytes),
+        "incarnation": 0,
+        "clean": 0,
+        "end_lsn": 0,
+    }
+    temporary, path = f"{wal_dir}/{_TEMPORARY_NAME}", f"{wal_dir}/{CONTROL_NAME}"
+    if disk.exists(temporary):
+        disk.unlink(temporary)
+    file = disk.create(temporary)
+    try:
+        file.write(0, LOG_CONTROL.pack(**fields).ljust(CONTROL_BYTES, b"\0"))
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(temporary, path)
+    disk.sync_directory(wal_dir)
+    return LogControl(disk, path, 0, fields)
+
+
+def open_control(disk: Disk, wal_dir: str) -> LogControl | None:
+    """Reads the control file; None where there is none.
+
+    Raises `HeaderCorruptionError` when no slot is valid, `FormatVersionError` when a newer mmwal wrote it.
+    """
+    path = f"{wal_dir}/{CONTROL_NAME}"
+    if not disk.exists(path):
+        return None
+    file = disk.open(path, writable=False)
+    try:
+        content = file.read(0, CONTROL_BYTES)
+    finally:
+        file.close()
+    slots = read_slots(LOG_CONTROL, content)
+    if not slots:
+        raise _unreadable(path, content)
+    slot, fields = slots[0]
+    _check(path, fields)
+    return LogControl(disk, path, slot, fields)
+
+
+def _unreadable(path: str, content: bytes) -> Exception:
+    if all(content[offset : offset + 8] != LOG_CONTROL.magic for offset in SLOT_OFFSETS) and any(content):
+        return ForeignDirectoryError(path, "is not an mmwal control file; choose another directory")
+    return HeaderCorruptionError(
+        path, "both slots of the control file are damaged; restore it from a backup of this directory"
+    )
+
+
+def _check(path: str, fields: dict[str, Any]) -> None:
+    if fields["version"] > FORMAT_VERSION or fields["features_required"]:
+        raise FormatVersionError(path, fields["version"], FORMAT_VERSION)
+    size = fields["segment_bytes"]
+    if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX or size % PAGE_BYTES:
+        raise HeaderCorruptionError(path, f"segment size {size} is impossible; restore the file from a backup")

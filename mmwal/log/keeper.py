@@ -1,0 +1,184 @@
+"""The background acts on segments: runway ahead of the cursor, sealing behind the durable end, retirement of the old.
+
+Not here: what is done to one file (`segment.py`), the append path (`log.py`), syncing the frames (`gate.py`).
+
+One worker runs `step`; so does nobody else. Invariants:
+
+* A segment is attached only with durable blocks, header and name, and only while the live bytes stay within budget.
+* Footer, then link, each durable, in the order of the log; only after every frame below is durable.
+* The control file says durably that segments may be gone before the first of them is touched; the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mmwal.disk.interface import Disk, Worker
+from mmwal.format.segment import data_end
+from mmwal.kernel.interface import RING_SLOTS
+from mmwal.log.control import LogControl
+from mmwal.log.segment import Predecessor, Segment, prepare_segment, segment_name, spare_name
+
+if TYPE_CHECKING:
+    from mmwal.disk.interface import SyncGate
+    from mmwal.kernel.interface import Cursor, Kernel
+
+NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_PRESSURE = 0.8
+
+
+class Keeper:
+    """Keeps segments attached ahead of the cursor and lets go of them behind it."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        kernel: Kernel,
+        wal_dir: str,
+        control: LogControl,
+        cursor: Cursor,
+        gate: SyncGate,
+        *,
+        attached: dict[int, Segment],
+        sealed: list[int],
+        spares: list[str],
+        runway_segments: int,
+        live_bytes_max: int,
+        on_failure: Callable[[OSError], None],
+    ) -> None:
+        self._disk = disk
+        self._kernel = kernel
+        self._wal_dir = wal_dir
+        self._control = control
+        self._cursor = cursor
+        self._gate = gate
+        self._segment_bytes = control.identity.segment_bytes
+        self._runway_segments = runway_segments
+        self._live_bytes_max = live_bytes_max
+        self._on_failure = on_failure
+        self._attached = attached  # the keeper writes, appenders and the gate read; a dict item is set or deleted at once
+        self._populated = max(attached)
+        self._spares = spares
+        self.sealed = sealed
+        self.released_lsn = control.oldest_lsn  # release() writes, the keeper reads; only grows
+        # Appenders write, the keeper reads and deletes: number -> where it begins or less, its LSN (0: still open).
+        self.transactions: dict[int, tuple[int, int]] = {}
+        self.on_pressure: Callable[[], None] = lambda: None
+        self.changed = disk.condition()
+        self.attempts = 0
+        self.full: OSError | None = None
+        self.over_budget = False
+        self.rotations = 0
+        self.worker: Worker | None = None
+
+    def step(self) -> float | None:
+        """Does what is due. A full disk is remembered for whoever waits; any other failure ends the log."""
+        try:
+            self.seal_behind()
+            self._retire()
+            self._extend_ahead()
+            self.full = None
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                self.full = error
+            else:
+                self._on_failure(error)
+        with self.changed:
+            self.attempts += 1
+            self.changed.notify_all()
+        return None
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the log that replay would need."""
+        return self._cursor.reserved - self.released_lsn
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of segments and spares that hold nothing yet."""
+        ahead = max(self._attached, default=0) - self._cursor.reserved // self._segment_bytes
+        return (max(ahead, 0) + len(self._spares)) * self._segment_bytes
+
+    def seal_behind(self) -> None:
+        """Seals every attached segment that is durable to its end, and lets go of its mapping."""
+        lowest = min(self._attached)
+        if self._cursor.reserved // self._segment_bytes - lowest > RING_SLOTS // 2:
+            self._gate.sync(self._cursor.published)
+        while self._cursor.durable >= data_end(lowest, self._segment_bytes) and lowest + 1 in self._attached:
+            self._seal(self._attached[lowest], self._attached[lowest + 1])
+            lowest += 1
+
+    def _seal(self, segment: Segment, following: Segment) -> None:
+        end_lsn = data_end(segment.number, self._segment_bytes)
+        predecessor = segment.seal(segment.scan(self._kernel), end_lsn)
+        following.link(predecessor)
+        self._cursor.detach(segment.number)
+        del self._attached[segment.number]
+        self.sealed.append(segment.number)
+        self.rotations += 1
+
+    def _retire(self) -> None:
+        durable_lsn = self._cursor.durable
+        oldest_lsn = self._oldest_needed(min(self.released_lsn, durable_lsn))  # never behind the log's durable end
+        floor = max(oldest_lsn - 1, 0) // self._segment_bytes
+        unneeded = [number for number in self.sealed if number < floor]
+        if not unneeded:
+            return
+        self._control.write(oldest_lsn=oldest_lsn, durable_lsn=durable_lsn)
+        readers = self._disk.has_readers(self._control.path)
+        for number in unneeded:
+            path = f"{self._wal_dir}/{segment_name(number)}"
+            if readers or len(self._spares) >= self._runway_segments:
+                self._disk.unlink(path)
+            else:
+                spare = spare_name(self._disk)
+                self._disk.rename(path, f"{self._wal_dir}/{spare}")
+                self._spares.append(spare)
+            self.sealed.remove(number)
+        self._disk.sync_directory(self._wal_dir)
+
+    def _oldest_needed(self, lsn: int) -> int:
+        """Returns ``lsn``, or less: where the first transaction begins of those that end behind it."""
+        needed = [lsn]
+        for txn, (first_lsn, commit_lsn) in list(self.transactions.items()):
+            if 0 < commit_lsn <= lsn:
+                del self.transactions[txn]
+            else:
+                needed.append(first_lsn)
+        return min(needed)
+
+    def _extend_ahead(self) -> None:
+        size = self._segment_bytes
+        if self.live_bytes > _PRESSURE * self._live_bytes_max:
+            self.on_pressure()
+        while True:
+            active = self._cursor.reserved // size
+            self._populate(active + 1)
+            number = max(self._attached) + 1
+            if number > active + self._runway_segments or number - min(self._attached) >= RING_SLOTS - 1:
+                return
+            self.over_budget = (number + 1) * size - self.released_lsn > self._live_bytes_max
+            if self.over_budget:
+                self.on_pressure()
+                return
+            self._attach(self._prepare(number, None))
+
+    def _prepare(self, number: int, previous: Predecessor | None) -> Segment:
+        spare = self._spares.pop() if self._spares else None
+        return prepare_segment(
+            self._disk, self._wal_dir, self._control.identity, number, spare=spare, previous=previous
+        )
+
+    def _attach(self, segment: Segment) -> None:
+        self._attached[segment.number] = segment
+        self._cursor.attach(segment.number, segment.view, segment.salt)
+        with self.changed:
+            self.changed.notify_all()
+
+    def _populate(self, number: int) -> None:
+        # Populating dirties every page, so it comes late: one segment ahead, in time for the cursor.
+        if number > self._populated and number in self._attached:
+            self._attached[number].mapping.populate(0, self._segment_bytes)
+            self._populated = number

@@ -1,0 +1,248 @@
+"""Reading a range of the log in order: frames as arrays, and entries with values.
+
+Not here: where the log ends after a crash (`recovery/tail.py`), what a store makes of it (`recovery/recover.py`).
+
+* Every frame's checksum is verified before its content is looked at.
+* Entries of a transaction come when its commit frame is reached, with the commit's LSN; without one they never come.
+* Memory stays constant but for the frame headers of open transactions; vectors are views of the mapped segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmwal.disk.interface import Disk
+from mmwal.entry import Operation, WalEntry
+from mmwal.errors import LsnUnavailableError, SegmentMissingError, WalCorruptionError
+from mmwal.format.frame import (
+    ALIGNMENT,
+    CHECKPOINT,
+    COMMIT,
+    HEADER_BYTES,
+    LENGTH_MASK,
+    ROW_KINDS,
+    Kind,
+    unpack_ids,
+    unpack_metadata,
+)
+from mmwal.format.metadata import decode_metadata
+from mmwal.format.segment import data_start
+from mmwal.kernel.interface import DTYPES
+from mmwal.log.control import LogIdentity
+from mmwal.log.scan import Frames, scan_frames
+from mmwal.log.segment import SegmentInfo, inspect_segment, segment_name
+
+if TYPE_CHECKING:
+    from mmwal.kernel.interface import Kernel
+
+_OPERATIONS: dict[int, Operation] = {
+    Kind.INSERT: "insert",
+    Kind.UPDATE: "update",
+    Kind.DELETE: "delete",
+    Kind.UPSERT: "upsert",
+}
+_SINGLES: dict[int, Any] = {
+    Kind.INSERT: WalEntry.Insert,
+    Kind.UPDATE: WalEntry.Update,
+    Kind.UPSERT: WalEntry.Upsert,
+}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The verified frames of one segment within a range, over a read-only view of it."""
+
+    path: str
+    base_lsn: int
+    view: memoryview
+    frames: Frames
+
+    def offset_of(self, frame: np.void) -> int:
+        """Returns a frame's place in `view`."""
+        return int(frame["start_lsn"]) - self.base_lsn
+
+    def blocks(self, frame: np.void) -> tuple[memoryview, memoryview, memoryview]:
+        """Returns the payload, the block of ids and the block of metadata of a frame, as views."""
+        at = self.offset_of(frame) + HEADER_BYTES
+        cuts = np.cumsum([at, frame["vector_bytes"], frame["id_bytes"], frame["meta_bytes"]]).tolist()
+        return self.view[cuts[0] : cuts[1]], self.view[cuts[1] : cuts[2]], self.view[cuts[2] : cuts[3]]
+
+
+def read_extents(
+    disk: Disk, kernel: Kernel, wal_dir: str, identity: LogIdentity, start_lsn: int, end_lsn: int
+) -> Iterator[Extent]:
+    """Yields the segments of [start_lsn, end_lsn) with their verified frames; both are positions of frames.
+
+    Raises `WalCorruptionError` at the first damaged frame, `SegmentMissingError`, and what `inspect_segment` raises.
+    """
+    size = identity.segment_bytes
+    last = (end_lsn - 1) // size
+    position = start_lsn
+    for number in range(start_lsn // size, last + 1):
+        info = _inspect(disk, wal_dir, identity, number)
+        if info.footer is None and number < last:
+            info = info.sealed_by_next(_inspect(disk, wal_dir, identity, number + 1))
+        stop = min(info.end_lsn, end_lsn)
+        position = max(position, info.first_lsn)
+        if position < stop:
+            yield read_extent(disk, kernel, info, position, stop)
+
+
+def read_extent(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int, end_lsn: int) -> Extent:
+    """Returns the verified frames of one segment, from a frame's position to where its frames end.
+
+    Raises `WalCorruptionError`.
+    """
+    file = disk.open(info.path, writable=False)
+    try:
+        view = file.map(info.segment_bytes, writable=False).view
+    finally:
+        file.close()
+    frames, stop, _ = scan_frames(kernel, view, info.base_lsn, info.salt, start_lsn, end_lsn)
+    if stop != end_lsn:
+        raise WalCorruptionError(
+            info.path,
+            f"a damaged entry before the end of the log at LSN {end_lsn}; restore the file from a backup",
+            offset=stop - info.base_lsn,
+            lsn=stop,
+        )
+    return Extent(info.path, info.base_lsn, view, frames)
+
+
+def read_entries(
+    disk: Disk,
+    kernel: Kernel,
+    wal_dir: str,
+    identity: LogIdentity,
+    oldest_lsn: int,
+    start_lsn: int | None,
+    end_lsn: int,
+) -> Iterator[Any]:
+    """Yields the entries whose LSN lies in (start_lsn, end_lsn], in the order in which they count.
+
+    ``start_lsn`` None means from the oldest. Raises `LsnUnavailableError` and what `read_extents` raises.
+    """
+    size = identity.segment_bytes
+    if start_lsn is not None and start_lsn < oldest_lsn and start_lsn > data_start(0, size):
+        raise LsnUnavailableError(start_lsn, oldest_lsn)
+    if start_lsn is not None and start_lsn <= data_start(0, size) < oldest_lsn:
+        raise LsnUnavailableError(start_lsn, oldest_lsn)
+    start_lsn = max(start_lsn or 0, oldest_lsn)
+    open_transactions: dict[int, list[tuple[Extent, np.void]]] = {}
+    first_lsn = data_start(max(start_lsn - 1, 0) // size, size)
+    for extent in read_extents(disk, kernel, wal_dir, identity, first_lsn, end_lsn):
+        for frame in extent.frames:
+            kind, txn = int(frame["kind"]), int(frame["txn"])
+            if txn and kind in ROW_KINDS:
+                open_transactions.setdefault(txn, []).append((extent, frame))
+                continue
+            lsn = frame_end(frame)
+            members = open_transactions.pop(txn, []) if kind == Kind.COMMIT else []
+            if lsn <= start_lsn:
+                continue
+            if kind == Kind.COMMIT:
+                commit = decode_entry(extent, frame, lsn, identity)
+                if commit.first_lsn < first_lsn:
+                    earlier = read_extents(disk, kernel, wal_dir, identity, commit.first_lsn, first_lsn)
+                    members = [*_members(earlier, txn), *members]
+                _check_members(extent, frame, commit, members)
+            for member_extent, member in members:
+                yield decode_entry(member_extent, member, lsn, identity)
+            if kind in _OPERATIONS or kind in (Kind.COMMIT, Kind.CHECKPOINT):
+                yield decode_entry(extent, frame, lsn, identity)
+
+
+def _members(extents: Iterator[Extent], txn: int) -> Iterator[tuple[Extent, np.void]]:
+    """Yields the frames with rows of a transaction."""
+    for extent in extents:
+        for frame in extent.frames[extent.frames["txn"] == txn]:
+            if int(frame["kind"]) in ROW_KINDS:
+                yield extent, frame
+
+
+def _check_members(
+    extent: Extent, frame: np.void, commit: WalEntry.Commit, members: list[tuple[Extent, np.void]]
+) -> None:
+    """Refuses half a transaction."""
+    rows = sum(int(member["rows"]) for _, member in members)
+    if rows != commit.rows:
+        raise WalCorruptionError(
+            extent.path,
+            f"transaction {commit.txn} has {rows} of its {commit.rows} rows; restore the directory from a backup",
+            offset=extent.offset_of(frame),
+            lsn=commit.lsn,
+        )
+
+
+def frame_end(frame: np.void) -> int:
+    """Returns a frame's public LSN: the position just past it."""
+    return int(frame["start_lsn"]) + (int(frame["commit"]) & LENGTH_MASK) * ALIGNMENT
+
+
+def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity) -> Any:
+    """Returns a frame as a `WalEntry`; its vectors are read-only views. Raises `WalCorruptionError` for content that
+    contradicts itself under a valid checksum."""
+    where: Any = {"lsn": lsn, "timestamp_ns": int(frame["time_ns"]), "txn": int(frame["txn"])}
+    payload, ids_block, metadata_block = extent.blocks(frame)
+    kind, rows = int(frame["kind"]), int(frame["rows"])
+    try:
+        if kind == Kind.CHECKPOINT:
+            fields = _fields(CHECKPOINT.unpack(payload))
+            return WalEntry.Checkpoint(fields["sequence"], fields["redo_lsn"], **where)
+        if kind == Kind.COMMIT:
+            fields = _fields(COMMIT.unpack(payload))
+            return WalEntry.Commit(fields["first_lsn"], fields["rows"], **where)
+        ids = unpack_ids(ids_block, rows)
+        vectors = decode_vectors(payload, int(frame["dtype"]), rows)
+        metadata = [decode_metadata(item) for item in unpack_metadata(metadata_block, rows)]
+    except ValueError as error:
+        raise WalCorruptionError(
+            extent.path,
+            f"an entry contradicts itself ({error}); it was not written by mmwal",
+            offset=extent.offset_of(frame),
+            lsn=lsn,
+        ) from error
+    if rows != 1:
+        said = metadata if any(item is not None for item in metadata) else None
+        return WalEntry.Batch(_OPERATIONS[kind], ids, vectors, said, **where)
+    if kind == Kind.DELETE:
+        return WalEntry.Delete(ids[0], **where)
+    return _SINGLES[kind](ids[0], None if vectors is None else vectors[0], metadata[0], **where)
+
+
+def decode_vectors(payload: memoryview, dtype: int, rows: int) -> npt.NDArray[Any] | None:
+    """Returns the vectors of a frame as a read-only (rows, d) view; None where it has none."""
+    if dtype == 0:
+        return None
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype code {dtype}")
+    values = np.frombuffer(payload, dtype=DTYPES[dtype])
+    if rows == 0 or len(values) % rows:
+        raise ValueError(f"{len(values)} values for {rows} rows")
+    values.flags.writeable = False
+    return values.reshape(rows, -1)
+
+
+def _fields(found: dict[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        raise ValueError("its payload is too short")
+    return found
+
+
+def _inspect(disk: Disk, wal_dir: str, identity: LogIdentity, number: int) -> SegmentInfo:
+    try:
+        info = inspect_segment(disk, wal_dir, identity, number)
+    except FileNotFoundError:
+        info = None
+    if info is None:
+        raise SegmentMissingError(
+            f"{wal_dir}/{segment_name(number)}",
+            "the segment is missing, and it held durable entries; put the file back, or restore from a backup",
+            lsn=number * identity.segment_bytes,
+        )
+    return info

@@ -1,0 +1,331 @@
+"""`WalManager`: a face over the log, for those who keep their own index.
+
+Not here: the log itself (`log/log.py`), the store that owns a log (`store.py`).
+
+* A method that logs returns the LSN just past the entry; `durable_lsn` at or above it means that the entry is durable.
+* Whatever is wrong with the input is raised before anything is logged.
+* One Python frame and one kernel call for a row in its usual shape; all else takes the long way in `log/batch.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from mmwal.config import WalConfig
+from mmwal.disk.interface import Disk
+from mmwal.entry import Operation, RecoveryStats, WalMetrics
+from mmwal.errors import NoStoreError, UnavailableError, VectorError
+from mmwal.format.frame import Kind
+from mmwal.format.metadata import encode_metadata
+from mmwal.log.batch import append_rows, finish_row, plain_ids, plain_matrix
+from mmwal.log.log import Log
+from mmwal.log.reader import read_entries
+from mmwal.recovery.log_opening import default_disk, open_log
+
+_KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
+
+
+class WalManager:
+    """A write-ahead log alone: log, sync, replay, release.
+
+    Args:
+        config: where the log is and what it promises; ``data_dir`` is not used.
+
+    Raises:
+        WalLockedError: another process writes to the directory.
+        WalConfigError: the config contradicts what the log was created with.
+        OpenError: the directory is foreign, of a newer version, or damaged.
+
+    Durability: what an entry's LSN says. With ``sync_interval_ms=0`` every method that logs returns once its entry is
+    durable; with N a power cut costs at most what is younger than N ms plus one sync. A killed process costs nothing
+    that was returned, at any interval.
+
+    Concurrency: any number of threads of one process.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> directory = getfixture("tmp_path") if "getfixture" in globals() else tempfile.mkdtemp()
+        >>> config = WalConfig(wal_dir=directory, segment_size=1 << 20, sync_interval_ms=0)
+        >>> with WalManager(config) as wal:
+        ...     lsn = wal.log_insert("1", np.ones(4, np.float32), {"title": "one"})
+        ...     wal.durable_lsn >= lsn, [entry.id for entry in wal.replay()]
+        (True, ['1'])
+    """
+
+    def __init__(self, config: WalConfig, *, disk: Disk | None = None) -> None:
+        disk = disk or default_disk()
+        log, judged = open_log(config, disk)
+        stats = RecoveryStats(
+            completed=True,
+            clean_shutdown=judged.clean,
+            bytes_scanned=judged.bytes_scanned,
+            segments=len(judged.segments),
+            first_lsn=judged.control.oldest_lsn,
+            last_lsn=judged.end_lsn,
+            torn_tail_bytes=judged.torn_tail_bytes,
+            redo_lsn=judged.control.oldest_lsn,
+            notes=tuple(judged.notes),
+        )
+        self._take(log, disk, config, stats)
+
+    def _take(self, log: Log, disk: Disk, config: WalConfig, stats: RecoveryStats) -> None:
+        self.config = config
+        self._disk = disk
+        self._log = log
+        self._stats = stats
+        self._append = log.cursor.append
+        self._now = disk.time_ns
+        self._each_durable = config.sync_interval_ms == 0
+
+    # -- logging ----------------------------------------------------------------------------------------------------
+
+    def log_insert(
+        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> int:
+        """Logs an insert; returns its LSN.
+
+        Args:
+            id: a str of 1 to 65,535 UTF-8 bytes or an int of 64 bits; or one object with ``id`` and ``vector``
+                attributes (and ``metadata``, if it has one).
+            vector: shape (d,), castable to the log's dtype; borrowed for the call.
+            metadata: plain values, see `mmwal.format.metadata`.
+            durable: return only once the entry is durable, whatever the interval.
+
+        Raises:
+            IdTypeError, IdError, VectorError, MetadataError, EntryTooLargeError: before anything is logged.
+            WalFullError: no room in time; nothing was logged.
+            SyncFailedError, WalClosedError, ForkedProcessError: the log takes no more writes.
+        """
+        if vector is None:
+            id, vector, metadata = _unwrap(id, metadata)
+            if vector is None:
+                raise VectorError(f"insert of id {id!r} without a vector; log_update() may leave it out")
+        meta = encode_metadata(metadata) if metadata is not None else None
+        lsn = self._append(Kind.INSERT, id, vector, meta, self._now(), -1)
+        if not 0 < lsn <= self._log.segment_end_lsn:
+            lsn = finish_row(self._log, lsn, Kind.INSERT, id, vector, meta, -1)
+        if durable or self._each_durable:
+            self._log.make_durable(lsn)
+        return lsn
+
+    def log_update(
+        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> int:
+        """Logs an update; ``None`` for vector or metadata says "as it was". Whether the id exists is not checked.
+        Args, Returns and Raises as `log_insert`."""
+        if vector is None and not isinstance(id, (str, int, np.integer)):
+            id, vector, metadata = _unwrap(id, metadata)
+        meta = encode_metadata(metadata) if metadata is not None else None
+        return self._log_row(Kind.UPDATE, id, vector, meta, durable)
+
+    def log_delete(self, id: Any, *, durable: bool = False) -> int:
+        """Logs a delete. Whether the id exists is not checked. Returns and raises as `log_insert`."""
+        return self._log_row(Kind.DELETE, id, None, None, durable)
+
+    def log_batch(
+        self,
+        ids: Sequence[Any],
+        vectors: Any = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        operation: Operation = "insert",
+        durable: bool = False,
+    ) -> int:
+        """Logs several rows of one operation, all of them or none; returns their LSN.
+
+        Args:
+            ids: n ids.
+            vectors: shape (n, d); None for deletes.
+            metadata: n items, or None.
+            operation: "insert", "update", "delete" or "upsert".
+
+        Raises: as `log_insert`; `ValueError` for an unknown operation or lengths that differ.
+        """
+        if operation not in _KINDS:
+            raise ValueError(f"operation={operation!r}: must be one of {', '.join(_KINDS)}")
+        kind = _KINDS[operation]
+        plain = plain_ids(ids)
+        if not plain:
+            raise ValueError("ids is empty: a batch has at least one row")
+        if (vectors is None) != (kind == Kind.DELETE):
+            raise VectorError(f"a batch of {operation}s {'takes no' if kind == Kind.DELETE else 'needs'} vectors")
+        matrix = plain_matrix(self._log, vectors, len(plain)) if vectors is not None else None
+        lsn = append_rows(self._log, kind, plain, matrix, encode_many(metadata, len(plain)))
+        if durable or self._each_durable:
+            self._log.make_durable(lsn)
+        return lsn
+
+    def _log_row(self, kind: Kind, id: Any, vector: Any, meta: bytes | None, durable: bool) -> int:
+        lsn = self._append(kind, id, vector, meta, self._now(), -1)
+        if not 0 < lsn <= self._log.segment_end_lsn:
+            lsn = finish_row(self._log, lsn, kind, id, vector, meta, -1)
+        if durable or self._each_durable:
+            self._log.make_durable(lsn)
+        return lsn
+
+    # -- durability -------------------------------------------------------------------------------------------------
+
+    @property
+    def durable_lsn(self) -> int:
+        """Everything with an LSN at or below this survives a power cut."""
+        return self._log.cursor.durable
+
+    @property
+    def last_lsn(self) -> int:
+        """The LSN of the newest entry that is visible to readers of the log."""
+        return self._log.cursor.published
+
+    @property
+    def oldest_lsn(self) -> int:
+        """Where the log that is still kept begins."""
+        return self._log.keeper.released_lsn
+
+    def sync(self) -> int:
+        """Makes everything logged so far durable; returns `durable_lsn`. Raises `SyncFailedError`."""
+        self._log.check_usable()
+        self._log.make_durable(self._log.cursor.published)
+        return self._log.cursor.durable
+
+    def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
+        """Returns once ``lsn`` is durable. Raises `TimeoutError` after ``timeout`` seconds, or `SyncFailedError`."""
+        self._log.wait_durable(lsn, timeout)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def replay(self, from_lsn: int | None = None) -> Iterator[Any]:
+        """Yields, in order, the entries logged after ``from_lsn`` (an LSN that this log returned; None: from the oldest).
+
+        Entries of a transaction carry the LSN of its commit; without a commit they do not come. Vectors are read-only
+        views of the log: copy what you keep.
+
+        Raises:
+            LsnUnavailableError: the log was released beyond ``from_lsn``.
+            WalCorruptionError: a durable entry is damaged.
+        """
+        return self.iter_entries(from_lsn)
+
+    def iter_entries(self, start_lsn: int | None = None, end_lsn: int | None = None) -> Iterator[Any]:
+        """Yields the entries with ``start_lsn < lsn <= end_lsn``, in constant memory; as `replay`."""
+        log = self._log
+        log.check_usable()
+        end = log.cursor.published if end_lsn is None else min(end_lsn, log.cursor.published)
+        return read_entries(self._disk, log.kernel, log.wal_dir, log.identity, self.oldest_lsn, start_lsn, end)
+
+    def read_all_entries(self) -> list[Any]:
+        """Returns every entry that the log still holds, in order."""
+        return list(self.iter_entries())
+
+    # -- upkeep -----------------------------------------------------------------------------------------------------
+
+    def release(self, lsn: int) -> None:
+        """Says that your own snapshot covers everything up to ``lsn``: the log below it may go.
+
+        Durability: your snapshot must be durable before you call this. Makes the log durable up to ``lsn``.
+        """
+        self._log.check_usable()
+        self._log.release(lsn)
+
+    def checkpoint(self) -> Any:
+        """Raises `NoStoreError`: a log alone has no data to flush. Nothing is trimmed."""
+        raise NoStoreError(
+            "this log has no store attached, so there is nothing to checkpoint; call release(lsn) once your own "
+            "snapshot is durable, or use mmwal.open()"
+        )
+
+    @property
+    def recovery_stats(self) -> RecoveryStats:
+        """What opening found."""
+        return self._stats
+
+    def get_metrics(self) -> WalMetrics:
+        """Returns a snapshot of the log's figures: no I/O, safe from any thread."""
+        log, keeper = self._log, self._log.keeper
+        syncs, total_ns, longest_ns = log.sync_figures()
+        # Read from the least on: each only grows, so their order holds while others append.
+        oldest, redo, durable = log.control.oldest_lsn, keeper.released_lsn, log.cursor.durable
+        published, reserved = log.cursor.published, log.cursor.reserved
+        return WalMetrics(
+            current_size_mb=keeper.live_bytes / 1e6,
+            max_size_mb=self.config.max_wal_size / 1e6,
+            preallocated_mb=keeper.prepared_bytes / 1e6,
+            reserved_lsn=reserved,
+            published_lsn=published,
+            durable_lsn=durable,
+            redo_lsn=redo,
+            oldest_lsn=oldest,
+            syncs=syncs,
+            avg_sync_latency_ms=total_ns / syncs / 1e6 if syncs else 0.0,
+            max_sync_latency_ms=longest_ns / 1e6,
+            rotations=keeper.rotations,
+            checkpoints=self._checkpoints(),
+            append_waits=log.append_waits,
+            kernel=log.kernel.NAME,
+        )
+
+    def _checkpoints(self) -> int:
+        return 0
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Makes everything durable, marks the log clean and frees the directory. Idempotent.
+
+        Raises `SyncFailedError` if the last sync failed; the directory is free then, too.
+        """
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+
+class StoreWal(WalManager):
+    """The log of a store: readable, syncable, but only the store logs to it."""
+
+    def __init__(self, log: Log, disk: Disk, config: WalConfig, stats: RecoveryStats, store: Any) -> None:
+        self._take(log, disk, config, stats)
+        self._store = store
+
+    def log_insert(self, *_: Any, **__: Any) -> int:
+        """Raises `UnavailableError`: write through the store."""
+        raise UnavailableError("a store owns this log; write through the store, or open a WalManager on a log alone")
+
+    log_update = log_delete = log_batch = log_insert
+
+    def release(self, lsn: int) -> None:
+        """Raises `UnavailableError`: the store's checkpoints release its log."""
+        raise UnavailableError("a store owns this log and releases it with its checkpoints; call checkpoint()")
+
+    def checkpoint(self) -> Any:
+        """Takes a checkpoint of the store; see `VectorStore.checkpoint`."""
+        return self._store.checkpoint()
+
+    def close(self) -> None:
+        """Closes the store, and with it the log."""
+        self._store.close()
+
+    def _checkpoints(self) -> int:
+        return int(self._store.checkpoints_taken)
+
+
+def encode_many(metadata: Sequence[Mapping[str, Any] | None] | None, rows: int) -> list[bytes | None] | None:
+    """Returns the metadata of a batch as bytes. Raises `ValueError` where the lengths differ, `MetadataError`."""
+    if metadata is None:
+        return None
+    if len(metadata) != rows:
+        raise ValueError(f"metadata has {len(metadata)} items for {rows} ids; pass one for each id, or None")
+    return [encode_metadata(item) if item is not None else None for item in metadata]
+
+
+def _unwrap(item: Any, metadata: Any) -> tuple[Any, Any, Any]:
+    """Returns id, vector and metadata of an object that carries them."""
+    if hasattr(item, "id") and hasattr(item, "vector"):
+        return item.id, item.vector, getattr(item, "metadata", None) if metadata is None else metadata
+    raise TypeError(
+        f"log_insert() of a {type(item).__name__} alone: pass an id and a vector, or an object with both as attributes"
+    )

@@ -1,0 +1,143 @@
+"""Opening the log of a directory: lock, identity, survey, repair, append.
+
+Not here: opening a store (`opening.py`), judging and repairing the tail (`tail.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from mmwal import kernel as kernels
+from mmwal.checkpoint.load import METRIC_CODES
+from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DEFAULT_SEGMENT_SIZE, MetricName, WalConfig
+from mmwal.disk.interface import Disk
+from mmwal.errors import DurabilityWarning, ForeignDirectoryError, WalConfigError, WalLockedError
+from mmwal.kernel.interface import DTYPE_CODES
+from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
+from mmwal.log.log import Log
+from mmwal.recovery.tail import Survey, repair, survey
+
+if TYPE_CHECKING:
+    from mmwal.kernel.interface import Kernel
+
+METRIC_NAMES: dict[int, MetricName] = {1: "inner_product", 2: "cosine", 3: "l2"}
+_DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
+
+
+def default_disk() -> Disk:
+    """Returns the operating system's disk."""
+    from mmwal.disk.posix import PosixDisk
+
+    return PosixDisk()
+
+
+def lock_directory(disk: Disk, wal_dir: str) -> Any:
+    """Takes the one writer's lock. Raises `WalLockedError` naming the holder."""
+    try:
+        return disk.lock(f"{wal_dir}/lock")
+    except BlockingIOError as error:
+        raise WalLockedError(wal_dir, getattr(error, "holder_pid", None)) from error
+
+
+def prepare_directory(disk: Disk, path: str) -> None:
+    """Creates a directory if need be, and warns of a place that keeps less than a user would expect."""
+    disk.make_directory(path)
+    for sentence in disk.warnings_for(path):
+        warnings.warn(sentence, DurabilityWarning, stacklevel=4)
+
+
+def refuse_unbuilt(config: WalConfig) -> None:
+    """Refuses what a user would count on and this version does not do."""
+    if config.enable_replication:
+        raise WalConfigError(
+            "enable_replication", True, "no replicator is attached, so nothing would be copied; open without it"
+        )
+
+
+def open_identity(disk: Disk, config: WalConfig, wal_dir: str) -> LogControl:
+    """Reads the control file, or creates the log; checks the config against what is persisted."""
+    control = open_control(disk, wal_dir)
+    if control is None:
+        segments = [name for name in disk.list_directory(wal_dir) if name.startswith("segment-")]
+        if segments:
+            raise ForeignDirectoryError(
+                f"{wal_dir}/{segments[0]}",
+                "there are segments but no control file; restore the control file from a backup, or choose another "
+                "directory",
+            )
+        return create_control(disk, wal_dir, _new_identity(disk, config))
+    check_persisted(config, control.identity)
+    return control
+
+
+def check_persisted(config: WalConfig, identity: LogIdentity) -> None:
+    """Raises `WalConfigError`, naming both values, where the config contradicts what the log was created with."""
+    persisted = {
+        "dimension": identity.dimension or None,
+        "dtype": _DTYPE_NAMES[identity.dtype],
+        "metric": METRIC_NAMES[identity.metric],
+        "segment_size": identity.segment_bytes,
+    }
+    for field, found in persisted.items():
+        given = getattr(config, field)
+        if given is not None and found is not None and given != found:
+            raise WalConfigError(
+                field, given, f"the log was created with {found!r}; leave it out, or create a new log elsewhere"
+            )
+    if config.max_wal_size < 2 * identity.segment_bytes:
+        raise WalConfigError(
+            "max_wal_size",
+            config.max_wal_size,
+            f"must be at least two segments, and the log has segments of {identity.segment_bytes:,} bytes",
+        )
+
+
+def start_log(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, lock: Any, judged: Survey) -> Log:
+    """Repairs the tail and begins to append behind it."""
+    return Log(
+        disk,
+        kernel,
+        wal_dir,
+        repair(disk, kernel, wal_dir, lock, judged),
+        sync_interval_ms=config.sync_interval_ms,
+        append_timeout_ms=config.append_timeout_ms,
+        live_bytes_max=config.max_wal_size,
+        runway_segments=config.runway_segments,
+        check_finite=not config.allow_nonfinite,
+    )
+
+
+def open_log(config: WalConfig, disk: Disk) -> tuple[Log, Survey]:
+    """Opens a log alone: lock, identity, survey, repair, append."""
+    refuse_unbuilt(config)
+    kernel = kernels.load(config.kernel)
+    wal_dir = absolute(config.wal_dir)
+    prepare_directory(disk, wal_dir)
+    lock = lock_directory(disk, wal_dir)
+    try:
+        control = open_identity(disk, config, wal_dir)
+        judged = survey(disk, kernel, wal_dir, control)
+        return start_log(disk, kernel, config, wal_dir, lock, judged), judged
+    except BaseException:
+        lock.release()
+        raise
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Returns a path that does not change with the working directory."""
+    return os.path.abspath(os.fspath(path))
+
+
+def _new_identity(disk: Disk, config: WalConfig) -> LogIdentity:
+    return LogIdentity(
+        store_id=disk.random_bytes(16),
+        history_id=disk.random_bytes(16),
+        epoch=1,
+        segment_bytes=config.segment_size or DEFAULT_SEGMENT_SIZE,
+        dimension=config.dimension or 0,
+        dtype=DTYPE_CODES[config.dtype or DEFAULT_DTYPE],
+        metric=METRIC_CODES[config.metric or DEFAULT_METRIC],
+        created_ns=disk.time_ns(),
+    )

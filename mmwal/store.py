@@ -1,0 +1,670 @@
+"""`VectorStore`: vectors by id, logged before they are applied.
+
+This file is the write and read path, top down. Not here: opening and recovery (`opening.py`, `recovery/`), the log
+(`log/`), what is alive in which row (`state/`), checkpoints (`checkpoint/`), how a search goes (`search/`).
+
+The steps of every write, in this order, the first four under the store's lock:
+
+    1. check      may this id be inserted, updated, deleted?
+    2. take       a row that nobody can see
+    3. log        one frame; refused: the row goes back and nothing has changed
+    4. apply      the directory turns to the row, the LSN becomes visible
+    5. sync       where the write is to be durable on return
+
+* With ``sync_interval_ms=0`` step 5 comes before step 4: readers see nothing that is not durable. Writers do: what is
+  logged and not yet applied stands in `_pending`, and its ids in `_latest`.
+* Writes apply strictly in the order of their LSNs.
+* The lock is never held across a sync, nor while the log waits for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mmwal import kernel as kernels
+from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName
+from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, normalize_matrix, normalize_vector
+from mmwal.errors import DuplicateIdError, NoStoreError, UnknownIdError
+from mmwal.format.frame import Kind
+from mmwal.format.metadata import decode_metadata, encode_metadata
+from mmwal.kernel.interface import DTYPE_CODES, DTYPES
+from mmwal.log.batch import append_rows, finish_row, plain_id, plain_ids, plain_matrix
+from mmwal.log.log import Log, OverBudget
+from mmwal.log.unlogged import Unlogged
+from mmwal.manager import StoreWal, encode_many
+from mmwal.search.exact import ExactSearch
+from mmwal.state.matrix import MemoryMatrix
+from mmwal.state.state import State
+
+if TYPE_CHECKING:
+    from mmwal.checkpoint.checkpoint import Checkpointer
+
+_GONE = -1  # the row of an id whose delete is logged and not yet applied
+
+
+@dataclass
+class Parts:
+    """What opening hands to a store."""
+
+    log: Log | Unlogged
+    metric: MetricName
+    each_durable: bool
+    begin: Callable[[int], tuple[State, Checkpointer | None]]  # makes the state once the dimension is known
+    state: State | None
+    checkpointer: Checkpointer | None
+    stats: RecoveryStats
+    checkpoint_interval: int | None
+
+
+class VectorStore:
+    """Vectors by id, durable in a log and a mapped matrix; `mmwal.open` gives one.
+
+    ``VectorStore()`` by itself keeps nothing: the same methods in memory, without a log.
+
+    Args:
+        dimension: values per vector; None: that of the first one.
+        dtype: "float32", "float16" or "int8".
+        metric: "inner_product", "cosine" or "l2".
+
+    Durability: as said of `sync_interval_ms` in `WalConfig`; ``durable=True`` on any write returns once it is durable.
+
+    Concurrency: any number of threads. Reads never wait for a sync. A write is seen whole or not at all.
+
+    Example:
+        >>> store = VectorStore(dimension=2)
+        >>> store.insert("a", [1.0, 0.0], {"title": "east"}) > 0
+        True
+        >>> store.search([0.9, 0.1], k=1)
+        [Hit(id='a', score=0.8999999761581421, metadata={'title': 'east'})]
+        >>> store.insert("a", [0.0, 1.0])
+        Traceback (most recent call last):
+        ...
+        mmwal.errors.DuplicateIdError: id 'a' exists already; use update() to change it or upsert() for either
+    """
+
+    def __init__(
+        self,
+        dimension: int | None = None,
+        *,
+        dtype: DTypeName = DEFAULT_DTYPE,
+        metric: MetricName = DEFAULT_METRIC,
+        _parts: Parts | None = None,
+    ) -> None:
+        parts = _parts or _in_memory(dtype, metric)
+        self._log = parts.log
+        self._append = parts.log.cursor.append
+        self._now = parts.log.time_ns
+        self._each_durable = parts.each_durable
+        self._begin = parts.begin
+        self._state: State | None = parts.state
+        self._checkpointer = parts.checkpointer
+        self._stats = parts.stats
+        self._search = ExactSearch(parts.metric)
+        self._bound_rows = 0  # rows of the matrix that the kernel knows
+        self._pending: deque[tuple[int, list[tuple[Id, int, bytes | None]]]] = deque()
+        self._latest: dict[Id, tuple[int, int, bytes | None]] = {}  # id to (lsn, row, metadata) of what is pending
+        self._changes = 0  # rows changed since the last automatic checkpoint was asked for
+        self._checkpoint_interval = parts.checkpoint_interval or 1 << 62
+        self.request_checkpoint: Callable[[], None] = lambda: None
+        self.checkpoints_taken = 0
+        self._close: Callable[[], None] = lambda: None
+        self.wal: StoreWal | None = None  #: the store's log, for reading, syncing and figures; None without one
+        if dimension is not None and self._state is None:
+            self._start(dimension)
+
+    # -- write, one row ---------------------------------------------------------------------------------------------
+
+    def insert(
+        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> int:
+        """Adds a vector under a new id; returns the LSN of the entry.
+
+        Args:
+            id: a str of 1 to 65,535 UTF-8 bytes, or an int of 64 bits; "7" and 7 differ.
+            vector: shape (d,), castable to the store's dtype without loss of range; finite.
+            metadata: a mapping of plain values (see `mmwal.format.metadata`).
+            durable: return only once the entry is durable, whatever the interval.
+
+        Raises:
+            DuplicateIdError: the id exists.
+            IdTypeError, IdError, VectorError, MetadataError, EntryTooLargeError: nothing was logged.
+            WalFullError: disk or budget exhausted; nothing was logged, reads go on.
+            SyncFailedError: the outcome is known after recovery; readers have not seen the change.
+            WalClosedError, ReadOnlyError, ForkedProcessError.
+        """
+        meta = encode_metadata(metadata) if metadata is not None else None
+        if type(id) is not str and type(id) is not int:
+            id = plain_id(id)
+        state = self._state
+        if state is None:
+            state = self._start_with(vector)
+        while True:
+            with state.lock:
+                exists = self._find(id) is not None if self._latest else id in state.directory
+                if exists:
+                    raise DuplicateIdError(id)
+                lsn = self._log_row(state, Kind.INSERT, id, vector, meta)
+                if lsn:
+                    break
+            self._wait_for_room()
+        if durable or self._each_durable:
+            self._make_durable(lsn)
+        return lsn
+
+    def update(
+        self, id: Id, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> int:
+        """Replaces the vector, the metadata or both of an existing id; None keeps what is there. Returns the LSN.
+
+        Raises `UnknownIdError` where the id does not exist; else as `insert`.
+        """
+        return self._replace(Kind.UPDATE, id, vector, metadata, durable)
+
+    def upsert(
+        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> int:
+        """Inserts a new id or updates an existing one, whose metadata is kept unless given. Returns and raises as
+        `insert`, but for `DuplicateIdError`."""
+        return self._replace(Kind.UPSERT, id, vector, metadata, durable)
+
+    def delete(self, id: Id, *, durable: bool = False) -> int:
+        """Removes an id; returns the LSN. Raises `UnknownIdError` where it does not exist; else as `insert`."""
+        if type(id) is not str and type(id) is not int:
+            id = plain_id(id)
+        state = self._state
+        while state is not None:
+            with state.lock:
+                if self._find(id) is None:
+                    break
+                try:
+                    result = self._append(Kind.DELETE, id, None, None, self._now(), -1)
+                    lsn = finish_row(self._log, result, Kind.DELETE, id, None, None, -1)  # type: ignore[arg-type]
+                except OverBudget:
+                    lsn = 0
+                else:
+                    self._apply(state, lsn, [(id, _GONE, None)])
+            if lsn:
+                if durable or self._each_durable:
+                    self._make_durable(lsn)
+                return lsn
+            self._wait_for_room()
+        raise UnknownIdError(id)
+
+    def _replace(
+        self, kind: Kind, id: Id, vector: Any, metadata: Mapping[str, Any] | None, durable: bool
+    ) -> int:
+        meta = encode_metadata(metadata) if metadata is not None else None
+        if type(id) is not str and type(id) is not int:
+            id = plain_id(id)
+        state = self._state
+        if state is None:
+            if kind == Kind.UPDATE:
+                raise UnknownIdError(id)
+            state = self._start_with(vector)
+        while True:
+            with state.lock:
+                found = self._find(id)
+                if found is None and kind == Kind.UPDATE:
+                    raise UnknownIdError(id)
+                # The full new value is logged, so that replay needs nothing but the newest entry of an id.
+                kept = found[1] if found and meta is None else meta
+                value = state.matrix.array[found[0]].copy() if found and vector is None else vector
+                if value is None:
+                    value = normalize_vector(vector, state.matrix.dtype)  # explains what is missing
+                lsn = self._log_row(state, kind, id, value, kept)
+                if lsn:
+                    break
+            self._wait_for_room()
+        if durable or self._each_durable:
+            self._make_durable(lsn)
+        return lsn
+
+    # -- write, many rows -------------------------------------------------------------------------------------------
+
+    def insert_many(
+        self,
+        ids: Iterable[Id],
+        vectors: Any,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        durable: bool = False,
+    ) -> int:
+        """Adds many vectors, all or none; returns their LSN.
+
+        Args:
+            ids: n new ids, each once.
+            vectors: shape (n, d); an array of the store's dtype in C order is borrowed without a copy.
+            metadata: n items, or None.
+
+        Raises: as `insert`; `ValueError` where the lengths differ or there is no id.
+        """
+        return self._write_many(Kind.INSERT, ids, vectors, metadata, durable)
+
+    def update_many(
+        self,
+        ids: Iterable[Id],
+        vectors: Any,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        durable: bool = False,
+    ) -> int:
+        """Replaces many vectors, all or none; metadata is kept where none is given. As `insert_many`, but raises
+        `UnknownIdError` where an id does not exist."""
+        return self._write_many(Kind.UPDATE, ids, vectors, metadata, durable)
+
+    def upsert_many(
+        self,
+        ids: Iterable[Id],
+        vectors: Any,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        durable: bool = False,
+    ) -> int:
+        """Inserts or updates many vectors, all or none; as `update_many`, whether the ids exist or not."""
+        return self._write_many(Kind.UPSERT, ids, vectors, metadata, durable)
+
+    def delete_many(self, ids: Iterable[Id], *, durable: bool = False) -> int:
+        """Removes many ids, all or none; returns their LSN. Raises `UnknownIdError`; else as `insert_many`."""
+        plain = self._distinct(ids)
+        state = self._state
+        if state is None:
+            raise UnknownIdError(plain[0])
+        return self._log_many(state, Kind.DELETE, plain, None, None, durable)
+
+    def _write_many(
+        self,
+        kind: Kind,
+        ids: Iterable[Id],
+        vectors: Any,
+        metadata: Sequence[Mapping[str, Any] | None] | None,
+        durable: bool,
+    ) -> int:
+        plain = self._distinct(ids)
+        metas = encode_many(metadata, len(plain))
+        if self._state is None:
+            if kind == Kind.UPDATE:
+                raise UnknownIdError(plain[0])
+            self._start_with(normalize_matrix(vectors, len(plain), DTYPES[self._log.identity.dtype])[0])
+        state = self._state
+        assert state is not None
+        matrix = plain_matrix(self._log, vectors, len(plain), state.matrix.dimension)  # type: ignore[arg-type]
+        return self._log_many(state, kind, plain, matrix, metas, durable)
+
+    def _distinct(self, ids: Iterable[Id]) -> list[Id]:
+        plain = plain_ids(ids)
+        if not plain:
+            raise ValueError("ids is empty: pass at least one")
+        if len(set(plain)) != len(plain):
+            seen: set[Id] = set()
+            raise DuplicateIdError(next(id for id in plain if id in seen or seen.add(id)))  # type: ignore[func-returns-value]
+        return plain
+
+    def _log_many(
+        self,
+        state: State,
+        kind: Kind,
+        ids: list[Id],
+        matrix: npt.NDArray[Any] | None,
+        metas: list[bytes | None] | None,
+        durable: bool,
+    ) -> int:
+        while True:
+            with state.lock:
+                # 1. check
+                kept = self._check_many(kind, ids, metas)
+                # 2. take
+                rows = state.take_rows(len(ids)) if matrix is not None else [_GONE] * len(ids)
+                # 3. log
+                try:
+                    lsn = append_rows(self._log, kind, ids, matrix, kept)  # type: ignore[arg-type]
+                except BaseException as error:
+                    if matrix is not None:
+                        state.give_back(*rows)
+                    if not isinstance(error, OverBudget):
+                        raise
+                else:
+                    if matrix is not None:
+                        self._store_rows(state, rows, matrix)
+                    # 4. apply
+                    self._apply(state, lsn, list(zip(ids, rows, kept or itertools.repeat(None), strict=False)))
+                    break
+            self._wait_for_room()
+        # 5. sync
+        if durable or self._each_durable:
+            self._make_durable(lsn)
+        return lsn
+
+    def _check_many(
+        self, kind: Kind, ids: list[Id], metas: list[bytes | None] | None
+    ) -> list[bytes | None] | None:
+        """Checks that the ids may be written; returns the metadata that the rows will have."""
+        found = [self._find(id) for id in ids]
+        if kind == Kind.INSERT:
+            for id, entry in zip(ids, found, strict=True):
+                if entry is not None:
+                    raise DuplicateIdError(id)
+            return metas
+        if kind != Kind.UPSERT:
+            for id, entry in zip(ids, found, strict=True):
+                if entry is None:
+                    raise UnknownIdError(id)
+        if kind == Kind.DELETE:
+            return None
+        given = metas or [None] * len(ids)
+        kept = [entry[1] if entry and meta is None else meta for entry, meta in zip(found, given, strict=True)]
+        return kept if any(meta is not None for meta in kept) else None
+
+    # -- write, the shared steps ------------------------------------------------------------------------------------
+
+    def _find(self, id: Id) -> tuple[int, bytes | None] | None:
+        """Returns row and metadata of an id as the newest logged write left it. The lock is held."""
+        state = self._state
+        assert state is not None
+        if (latest := self._latest.get(id)) is not None:
+            return None if latest[1] == _GONE else latest[1:]
+        row = state.directory.get(id)
+        return None if row is None else (row, state.rows.metadata[row])
+
+    def _log_row(self, state: State, kind: int, id: Id, vector: Any, meta: bytes | None) -> int:
+        """Takes a row, logs and applies; returns 0 where a checkpoint must make room first. The lock is held."""
+        row = state.take_row()
+        if row >= self._bound_rows:
+            self._bind_rows(state)
+        lsn = 0
+        try:
+            lsn = self._append(kind, id, vector, meta, self._now(), row)
+            if not 0 < lsn <= self._log.segment_end_lsn:
+                lsn = finish_row(self._log, lsn, kind, id, vector, meta, row, state.matrix.dimension)  # type: ignore[arg-type]
+        except OverBudget:
+            lsn = 0
+        finally:
+            if lsn <= 0:
+                state.give_back(row)
+        if lsn > 0:
+            if self._each_durable:
+                self._pending.append((lsn, [(id, row, meta)]))
+                self._latest[id] = (lsn, row, meta)
+            else:
+                state.put(id, row, lsn, meta)
+                state.advance(lsn)
+                self._count(1)
+        return lsn
+
+    def _apply(self, state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
+        """Applies a logged entry, or keeps it until it is durable. The lock is held."""
+        if self._each_durable:
+            self._pending.append((lsn, changes))
+            for id, row, meta in changes:
+                self._latest[id] = (lsn, row, meta)
+        else:
+            _turn(state, lsn, changes)
+            self._count(len(changes))
+
+    def _make_durable(self, lsn: int) -> None:
+        """Waits for the sync and lets everything that it covered be seen."""
+        self._log.make_durable(lsn)
+        if not self._each_durable:
+            return
+        state = self._state
+        assert state is not None
+        with state.lock:
+            durable_lsn = self._log.cursor.durable
+            while self._pending and self._pending[0][0] <= durable_lsn:
+                lsn, changes = self._pending.popleft()
+                _turn(state, lsn, changes)
+                for id, _, _ in changes:
+                    if self._latest[id][0] == lsn:
+                        del self._latest[id]
+                self._count(len(changes))
+
+    def _store_rows(self, state: State, rows: list[int], matrix: npt.NDArray[Any]) -> None:
+        first, last = rows[0], rows[-1]
+        if last - first == len(rows) - 1 and rows == list(range(first, last + 1)):
+            np.copyto(state.matrix.array[first : last + 1], matrix)
+        else:
+            offsets = np.arange(len(rows), dtype=np.int64) * state.matrix.row_bytes
+            content, places = memoryview(matrix.reshape(-1)).cast("B"), np.array(rows, np.int64)
+            self._log.kernel.gather(
+                content, offsets, state.matrix.row_bytes, state.matrix.view, places, state.matrix.stride
+            )
+
+    def _bind_rows(self, state: State) -> None:
+        self._log.cursor.bind_rows(state.matrix.view, state.matrix.stride)
+        self._bound_rows = state.matrix.capacity
+
+    def _count(self, rows: int) -> None:
+        self._changes += rows
+        if self._changes >= self._checkpoint_interval:
+            self._changes = 0
+            self.request_checkpoint()
+
+    def _wait_for_room(self) -> None:
+        assert isinstance(self._log, Log)
+        self.request_checkpoint()
+        self._log.wait_for_room()
+
+    def _start_with(self, vector: Any) -> State:
+        return self._start(len(normalize_vector(vector, DTYPES[self._log.identity.dtype])))
+
+    def _start(self, dimension: int) -> State:
+        """Makes the state, now that the dimension is known."""
+        if self._state is None:
+            state, self._checkpointer = self._begin(dimension)
+            self._state = state
+        return self._state
+
+    # -- read -------------------------------------------------------------------------------------------------------
+
+    def get(self, id: Id) -> Record | None:
+        """Returns what stands under an id, its vector as a copy, or None. Takes no lock that a sync holds."""
+        if self._state is None or type(id) is bool:
+            return None
+        found = self._state.read(id)
+        if found is None:
+            return None
+        vector, entry = found
+        return Record(id, vector, decode_metadata(entry.metadata), entry.lsn)
+
+    def get_many(self, ids: Iterable[Id]) -> list[Record | None]:
+        """Returns `get` of each id, all as of one moment."""
+        wanted = list(ids)
+        if self._state is None:
+            return [None] * len(wanted)
+        with self._state.lock:
+            return [self.get(id) for id in wanted]
+
+    def __getitem__(self, id: Id) -> npt.NDArray[Any]:
+        """Returns a copy of an id's vector. Raises `UnknownIdError`, a `KeyError`."""
+        record = self.get(id)
+        if record is None:
+            raise UnknownIdError(id)
+        return record.vector
+
+    def __contains__(self, id: object) -> bool:
+        return self._state is not None and type(id) in (str, int) and id in self._state
+
+    def __len__(self) -> int:
+        return len(self._state) if self._state is not None else 0
+
+    def __iter__(self) -> Iterator[Id]:
+        return iter(self.ids())
+
+    def ids(self) -> list[Id]:
+        """Returns the ids, in the order in which they were last written."""
+        if self._state is None:
+            return []
+        with self._state.reading() as view:
+            return [id for id, _, _ in view.records(view.rows())]
+
+    def batches(self, rows: int = 1024) -> Iterator[tuple[list[Id], npt.NDArray[Any]]]:
+        """Yields all live rows as of now in chunks: ids, and their vectors as an (n, d) copy."""
+        if rows < 1:
+            raise ValueError(f"rows={rows}: a chunk has at least 1 row")
+        if self._state is None:
+            return
+        with self._state.reading() as view:
+            live = view.rows()
+            for start in range(0, len(live), rows):
+                chunk = live[start : start + rows]
+                yield [id for id, _, _ in view.records(chunk)], view.array[chunk]
+
+    @property
+    def matrix(self) -> npt.NDArray[Any]:
+        """All rows ever used as a read-only array without a copy, dead ones included; see `ids` and `batches` for the
+        live ones. Rows that are alive now stay as they are while the array lives."""
+        if self._state is None:
+            return np.empty((0, 0), DTYPES[self._log.identity.dtype])
+        return self._state.export()
+
+    @property
+    def dimension(self) -> int | None:
+        """Values per vector; None until the first one."""
+        return self._state.matrix.dimension if self._state is not None else None
+
+    def search(self, query: Any, k: int = 10) -> list[Hit]:
+        """Returns the ``k`` nearest rows, best first; fewer if the store has fewer.
+
+        Args:
+            query: shape (d,).
+            k: at least 1.
+
+        Raises `VectorError`, or `ValueError` for ``k``.
+        """
+        if self._state is None:
+            return []
+        with self._state.reading() as view:
+            rows, scores = self._search.one(view, query, k)
+            return [
+                Hit(id, score, decode_metadata(meta))
+                for (id, _, meta), score in zip(view.records(rows), scores.tolist(), strict=True)
+            ]
+
+    def search_batch(self, queries: Any, k: int = 10) -> tuple[list[list[Id]], npt.NDArray[np.float32]]:
+        """Returns, for each of (q, d) queries, the ids of its ``k`` nearest rows, and the scores as a float32 array of
+        shape (q, k); fewer columns if the store has fewer rows."""
+        if self._state is None:
+            return [[] for _ in queries], np.empty((len(queries), 0), np.float32)
+        with self._state.reading() as view:
+            found = self._search.many(view, queries, k)
+            ids = [[id for id, _, _ in view.records(rows)] for rows, _ in found]
+        return ids, np.array([scores for _, scores in found], np.float32).reshape(len(found), -1)
+
+    # -- durability -------------------------------------------------------------------------------------------------
+
+    @property
+    def durable_lsn(self) -> int:
+        """Everything with an LSN at or below this survives a power cut."""
+        return self._logged().cursor.durable
+
+    def sync(self) -> int:
+        """Makes every write so far durable; returns `durable_lsn`. Raises `SyncFailedError`."""
+        log = self._logged()
+        self._make_durable(log.cursor.published)
+        return log.cursor.durable
+
+    def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
+        """Returns once ``lsn`` is durable. Raises `TimeoutError` after ``timeout`` seconds, or `SyncFailedError`."""
+        self._logged().wait_durable(lsn, timeout)
+
+    def checkpoint(self) -> CheckpointInfo:
+        """Flushes the matrix, publishes what is alive, and lets go of the log that no checkpoint needs.
+
+        Raises:
+            NoStoreError: the store has no log, or nothing was ever written to it.
+            CheckpointFailedError: this or an earlier checkpoint failed; writes go on, the log keeps everything.
+
+        Durability: on return a crash needs the log behind this point only. A crash meanwhile finds the checkpoint
+        before.
+
+        Concurrency: writes and reads go on; calls at the same time share one checkpoint.
+        """
+        self._logged()
+        if self._checkpointer is None:
+            raise NoStoreError("nothing was written yet, so there is nothing to checkpoint")
+        info = self._checkpointer.take()
+        self.checkpoints_taken += 1
+        return info
+
+    @property
+    def recovery_stats(self) -> RecoveryStats:
+        """What opening found."""
+        return self._stats
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written since the newest checkpoint."""
+        return (
+            self._state is not None
+            and self._checkpointer is not None
+            and self._state.applied_lsn > self._checkpointer.redo_lsn
+        )
+
+    def quiesce(self) -> None:
+        """Lets the applied LSN cover everything published that is no write of the store: marks. The lock is held."""
+        if self._state is not None and not self._pending:
+            self._state.advance(max(self._state.applied_lsn, self._log.cursor.published))
+
+    def close(self) -> None:
+        """Takes a checkpoint, makes everything durable, marks the log clean and frees the directory. Idempotent.
+
+        Raises `SyncFailedError` or `CheckpointFailedError` where that did not work; the directory is free then, too.
+        """
+        self._close()
+
+    def on_close(self, act: Callable[[], None]) -> None:
+        """Names what `close` does; for `opening`."""
+        self._close = act
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+    def _logged(self) -> Log:
+        if not isinstance(self._log, Log):
+            raise NoStoreError("this store keeps no log: it lives in memory; use mmwal.open() for one that is durable")
+        return self._log
+
+
+def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
+    """Lets the directory follow a logged entry, and its LSN be seen."""
+    if len(changes) == 1:
+        id, row, meta = changes[0]
+        if row == _GONE:
+            state.remove(id, lsn)
+        else:
+            state.put(id, row, lsn, meta)
+    elif changes[0][1] == _GONE:
+        state.remove_many([id for id, _, _ in changes], lsn)
+    else:
+        ids, rows, metas = zip(*changes, strict=True)
+        state.put_many(ids, rows, lsn, metas)
+    state.advance(lsn)
+
+
+def _in_memory(dtype: DTypeName, metric: MetricName) -> Parts:
+    code = DTYPE_CODES[dtype]
+
+    def begin(dimension: int) -> tuple[State, None]:
+        return State(MemoryMatrix(dimension, code), durable=False), None
+
+    return Parts(
+        log=Unlogged(kernels.load(), code),
+        metric=metric,
+        each_durable=False,
+        begin=begin,
+        state=None,
+        checkpointer=None,
+        stats=RecoveryStats(),
+        checkpoint_interval=None,
+    )
+
+

@@ -1,0 +1,354 @@
+"""The crash explorer: runs stories on the simulated disk, crashes them everywhere, and checks what comes back.
+
+    explorer = Explorer(LogTarget("py"), seed=1)
+    explorer.run(images_max=10_000)          # raises Violation at the first wrong answer
+    print(explorer.report())
+    replay(violation.line)                   # the same failure again, and nothing else
+
+A *story* is a life of a target (`target_log.py` has the log alone) on a fresh disk: open, act, close, kill, open again.
+At every *look* (before each disk call, and after each act) some crashes are made: power cuts drawn by the disk, and
+kills. Each leaves a new disk, on which the target is opened and compared with the model. Some of these go on to a life
+of their own, with looks of their own: crashes during a recovery, after it, and after new appends.
+
+* Nothing is left to chance but by seed: a crash is named by the look's number in its life and the disk's choice, so a
+  path of such names replays a failure. ``+`` after a choice: the crashed disk had a life; else it was only opened.
+* Images are counted when distinct by content; one that was seen with the same promises is not opened again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mmwal.testing.model import Found, Model
+from mmwal.testing.simulator import SimulatedDisk
+
+DEPTH_MAX = 3
+
+
+class Session(Protocol):
+    """An opened target."""
+
+    def found(self) -> Found:
+        """Reads everything back."""
+
+    def durable_lsn(self) -> int:
+        """Returns the durable position that anybody could read now."""
+
+    def problem(self) -> str | None:
+        """Returns what is wrong with the positions of the live target; None if nothing is."""
+
+    def act(self, rng: random.Random, model: Model) -> str:
+        """Draws one operation, does it, notes it in the model; returns its name: ``close`` and ``kill`` are asked of the
+        explorer, ``failed`` says that the target takes no more writes."""
+
+    def close(self) -> None:
+        """Closes cleanly; everything that returned is durable then."""
+
+
+class Target(Protocol):
+    """What is crashed."""
+
+    name: str
+
+    def story(self, rng: random.Random) -> Any:
+        """Draws what is fixed for a story: geometry and modes."""
+
+    def model(self) -> Model: ...
+
+    def open(self, disk: SimulatedDisk, story: Any) -> Session:
+        """Opens with the real recovery, creating what is not there. Raises only for a fault that was ordered."""
+
+    def faults(self, rng: random.Random, disk: SimulatedDisk, story: Any) -> None:
+        """Orders the failing calls of a life; often none."""
+
+    def expected(self, error: Exception, disk: SimulatedDisk) -> bool:
+        """Whether opening or closing may raise this: an ordered fault struck."""
+
+
+class Violation(Exception):
+    """A wrong answer after a crash; ``line`` replays it."""
+
+    def __init__(self, line: str, problem: str) -> None:
+        self.line = line
+        self.problem = problem
+        super().__init__(f"{problem}\n  replay: tools/crash.py --replay '{line}'")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How densely crashes are made: images at a look of a story; chances of the rest."""
+
+    images: int = 4
+    kill: float = 0.08
+    life: float = 0.02  # that a crashed disk gets a life of its own; a quarter of it one crash deeper
+    nested_look: float = 0.4  # that a look of such a life makes crashes
+    nested_images: int = 2
+    acts: tuple[int, int] = (12, 40)
+    nested_acts: tuple[int, int] = (1, 6)
+
+
+@dataclass
+class Explorer:
+    """Explores one target from one seed."""
+
+    target: Target
+    seed: int = 0
+    pace: Pace = field(default_factory=Pace)
+    stories: int = 0
+    images: int = 0  # power cuts drawn
+    images_nested: int = 0  # of these, during a recovery or after one
+    distinct_nested: int = 0
+    kills: int = 0
+    recoveries: int = 0
+    faults_struck: int = 0
+    seconds: float = 0.0
+    labels: Counter[str] = field(default_factory=Counter)  # looks by label
+    crashed_labels: Counter[str] = field(default_factory=Counter)  # crashes by label
+    acts: Counter[str] = field(default_factory=Counter)
+    _digests: set[str] = field(default_factory=set)
+    _seen: set[tuple[str, int, int, int]] = field(default_factory=set)
+    violation: Violation | None = None
+    _images_max: float = float("inf")
+    _deadline: float = float("inf")
+
+    @property
+    def distinct(self) -> int:
+        """Images distinct by content."""
+        return len(self._digests)
+
+    def run(self, images_max: int, *, seconds_max: float = float("inf")) -> None:
+        """Tells stories until so many distinct images were checked. Raises `Violation`."""
+        started = time.perf_counter()
+        self._images_max, self._deadline = images_max, started + seconds_max
+        try:
+            while not self._is_done():
+                story = f"{self.seed}.{self.stories}"
+                self.stories += 1
+                _Life(self, story, (), SimulatedDisk(seed=story), self.target.model(), None).run()
+                if self.violation is not None:  # the code under test swallowed it
+                    raise self.violation
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def _is_done(self) -> bool:
+        return self.distinct >= self._images_max or time.perf_counter() >= self._deadline
+
+    def report(self) -> dict[str, Any]:
+        """Returns the figures, by name."""
+        distinct = max(1, self.distinct)
+        return {
+            "target": self.target.name,
+            "seed": self.seed,
+            "stories": self.stories,
+            "images": self.images,
+            "distinct": self.distinct,
+            "nested_share": round(self.distinct_nested / distinct, 3),
+            "kills": self.kills,
+            "recoveries": self.recoveries,
+            "faults_struck": self.faults_struck,
+            "seconds": round(self.seconds, 1),
+            "recoveries_per_second": round(self.recoveries / max(self.seconds, 1e-9)),
+            "crashed_labels": dict(sorted(self.crashed_labels.items())),
+            "labels_without_crash": sorted(set(self.labels) - set(self.crashed_labels)),
+            "acts": dict(sorted(self.acts.items())),
+        }
+
+
+class _Life:
+    """One disk from its first open to its end, and the crashes on the way."""
+
+    def __init__(
+        self,
+        explorer: Explorer,
+        story: str,
+        path: tuple[str, ...],
+        disk: SimulatedDisk,
+        model: Model,
+        script: tuple[str, ...] | None,
+    ) -> None:
+        self.explorer = explorer
+        self.target = explorer.target
+        self.story = story
+        self.path = path
+        self.disk = disk
+        self.model = model
+        self.script = script  # of a replay: the path that is left
+        self.looks = 0
+        self.session: Session | None = None
+        self.geometry = self.target.story(random.Random(f"{story} story"))
+        way = " ".join((story, *path))
+        self.acting = random.Random(f"{way} act")
+        self.looking = random.Random(f"{way} look")
+        self._looked_at: tuple[int, int, int, int] | None = None
+
+    def run(self) -> None:
+        """Opens, acts, closes or dies, opens again, until its acts are done."""
+        low, high = self.explorer.pace.nested_acts if self.path else self.explorer.pace.acts
+        left = self.acting.randint(low, high)
+        self.target.faults(self.acting, self.disk, self.geometry)
+        self.disk.on_step = self.look
+        while True:
+            if not self._open():
+                self._die()
+                if not self._open():
+                    raise self._violation("a fault struck that nobody ordered")
+            while left > 0:
+                left -= 1
+                act = self._act()
+                if act in ("close", "kill", "failed"):
+                    break
+            else:
+                break
+            if act == "close" or (act == "failed" and self.acting.random() < 0.5):
+                self._close()
+            if act != "close":
+                self._die()
+        self.disk.observe("end")
+        self.explorer.faults_struck += sum(fault.hits for fault in self.disk.faults)
+
+    def look(self, disk: SimulatedDisk, step: int, label: str) -> None:
+        """Lets power fail and processes die, here."""
+        self.looks += 1
+        explorer, model = self.explorer, self.model
+        if explorer.violation is not None:
+            return
+        if self.session is not None:
+            model.promise(self.session.durable_lsn())
+            if (problem := self.session.problem()) is not None:
+                raise self._violation(problem)
+        if self.script is not None:
+            if self.script and int(self.script[0].partition(":")[0]) == self.looks:
+                self._crash(self.script[0].partition(":")[2])
+            return
+        if explorer._is_done():
+            return
+        explorer.labels[label] += 1
+        pace, rng = explorer.pace, self.looking
+        if self.path and rng.random() >= pace.nested_look:
+            return
+        state = (disk.changes, len(model.groups), model.durable, model.returned)
+        if state == self._looked_at:
+            return
+        self._looked_at = state
+        explorer.crashed_labels[label] += 1
+        for choice in disk.images(rng, pace.nested_images if self.path else pace.images):
+            self._crash(choice + "+" * self._has_life())
+        if rng.random() < pace.kill:
+            self._crash(rng.choice(("kill", "kill", "kill evicted")) + "+" * self._has_life())
+
+    # ---- parts
+
+    def _has_life(self) -> bool:
+        depth = len(self.path)
+        return depth < DEPTH_MAX and self.looking.random() < self.explorer.pace.life / 4**depth
+
+    def _crash(self, choice: str) -> None:
+        """Makes one crash and checks what comes back."""
+        explorer = self.explorer
+        how, lives = choice.rstrip("+"), choice.endswith("+")
+        power = how != "kill"
+        disk = self.disk.kill(evicted=how == "kill evicted") if how.startswith("kill") else self.disk.image(how)
+        required = self.model.durable if power else self.model.returned
+        if how.startswith("kill"):
+            explorer.kills += 1
+        else:
+            explorer.images += 1
+            explorer.images_nested += bool(self.path)
+            digest = disk.digest()
+            if digest not in explorer._digests:
+                explorer._digests.add(digest)
+                explorer.distinct_nested += bool(self.path)
+            key = (digest, required, len(self.model.groups), self.model.released_lsn)
+            if key in explorer._seen and not lives and self.script is None:
+                return
+            explorer._seen.add(key)
+        path = (*self.path, f"{self.looks}:{choice}")
+        script = self.script[1:] if self.script is not None else None
+        if lives:
+            _Life(explorer, self.story, path, disk, self.model.fork(power=power), script).run()
+            return
+        explorer.recoveries += 1
+        try:
+            found = self.target.open(disk, self.geometry).found()
+        except Exception as error:
+            raise self._violation(f"refused: {type(error).__name__}: {error}", path) from error
+        problem = self.model.problem(found, required)
+        if problem is not None:
+            raise self._violation(problem, path)
+
+    def _open(self) -> bool:
+        """Opens the target and checks what it shows; False where an ordered fault was in the way."""
+        self.explorer.recoveries += 1
+        try:
+            session = self.target.open(self.disk, self.geometry)
+            found = session.found()
+        except Violation:
+            raise
+        except Exception as error:
+            if self.target.expected(error, self.disk):
+                return False
+            raise self._violation(f"refused: {type(error).__name__}: {error}") from error
+        problem = self.model.problem(found, self.model.returned)
+        if problem is not None:
+            raise self._violation(problem)
+        self.model.adopt(found)
+        self.session = session
+        self.disk.observe("opened")
+        return True
+
+    def _act(self) -> str:
+        assert self.session is not None
+        try:
+            act = self.session.act(self.acting, self.model)
+        except Violation:
+            raise
+        except Exception as error:
+            raise self._violation(f"an act raised {type(error).__name__}: {error}") from error
+        self.explorer.acts[act] += 1
+        self.disk.observe(f"after {act}")
+        return act
+
+    def _close(self) -> None:
+        assert self.session is not None
+        try:
+            self.session.close()
+            self.model.durable = self.model.returned
+        except Violation:
+            raise
+        except Exception as error:
+            if not self.target.expected(error, self.disk):
+                raise self._violation(f"close raised {type(error).__name__}: {error}") from error
+        self.session = None
+        self.disk.observe("closed")
+
+    def _die(self) -> None:
+        self.explorer.kills += 1
+        self.explorer.faults_struck += sum(fault.hits for fault in self.disk.faults)
+        self.session = None
+        self.disk = self.disk.kill()
+        self.disk.on_step = self.look
+        self._looked_at = None
+
+    def _violation(self, problem: str, path: tuple[str, ...] | None = None) -> Violation:
+        line = " ".join((self.target.name, self.story, *(self.path if path is None else path)))
+        self.explorer.violation = self.explorer.violation or Violation(line, problem)
+        return self.explorer.violation
+
+
+def replay(line: str, target: Target, pace: Pace | None = None) -> None:
+    """Runs the one path that a line of a `Violation` names. Raises that `Violation`, or returns if it is gone."""
+    _, story, *path = line.split(" ")
+    merged: list[str] = []
+    for word in path:  # "7:kill evicted" is one name
+        if ":" in word:
+            merged.append(word)
+        else:
+            merged[-1] += f" {word}"
+    explorer = Explorer(target, pace=pace or Pace())
+    _Life(explorer, story, (), SimulatedDisk(seed=story), target.model(), tuple(merged)).run()
+    if explorer.violation is not None:
+        raise explorer.violation

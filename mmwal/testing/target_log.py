@@ -1,0 +1,321 @@
+"""The log alone as a target of the crash explorer: segments of 16 KiB, small vectors, every operation.
+
+Not here: crashes (`explorer.py`), what is right (`model.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmwal.entry import WalEntry
+from mmwal.errors import UnavailableError, WalFullError
+from mmwal.format.frame import Kind
+from mmwal.format.metadata import encode_metadata
+from mmwal.format.segment import SEGMENT_BYTES_MIN
+from mmwal.kernel import load
+from mmwal.log.batch import append_rows
+from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
+from mmwal.log.log import Log
+from mmwal.log.reader import read_entries
+from mmwal.recovery.tail import repair, survey
+from mmwal.testing.model import Found, Group, Model
+from mmwal.testing.simulator import SimulatedDisk
+
+if TYPE_CHECKING:
+    from mmwal.kernel.interface import Kernel
+
+WAL = "/wal"
+FAULTS = (
+    "segment sync",
+    "spare sync",
+    "control sync",
+    "sync",
+    "sync_directory",
+    "allocate",
+    "zero",
+    "create",
+    "rename",
+    "unlink",
+    "write",
+    "step",
+    "any",
+)
+
+
+@dataclass(frozen=True)
+class LogStory:
+    """What is fixed for a story."""
+
+    dimension: int
+    runway_segments: int
+    sync_interval_ms: int
+    live_bytes_max: int
+    faulty: bool
+
+
+class LogTarget:
+    """The log alone, on one of the two kernels."""
+
+    def __init__(self, kernel: str = "py") -> None:
+        self.name = f"log-{kernel}"
+        self.kernel: Kernel = load(kernel)
+
+    def story(self, rng: random.Random) -> LogStory:
+        return LogStory(
+            dimension=rng.choice((4, 16, 64, 64)),
+            runway_segments=rng.choice((1, 1, 2)),
+            sync_interval_ms=rng.choice((0, 0, 10)),
+            live_bytes_max=SEGMENT_BYTES_MIN * rng.choice((6, 100, 100)),
+            faulty=rng.random() < 0.4,
+        )
+
+    def model(self) -> Model:
+        return Model()
+
+    def faults(self, rng: random.Random, disk: SimulatedDisk, story: LogStory) -> None:
+        if story.faulty and rng.random() < 0.7:
+            disk.fail(rng.choice(FAULTS), rng.randint(1, 25), forever=rng.random() < 0.3)
+
+    def expected(self, error: Exception, disk: SimulatedDisk) -> bool:
+        return isinstance(error, OSError) and any(fault.hits for fault in disk.faults)
+
+    def open(self, disk: SimulatedDisk, story: LogStory) -> LogSession:
+        disk.make_directory(WAL)
+        lock = disk.lock(f"{WAL}/lock")
+        control = open_control(disk, WAL)
+        if control is None:
+            assert not any("segment" in name for name in disk.list_directory(WAL)), "segments without a control file"
+            control = create_control(disk, WAL, _identity(disk, story.dimension))
+        judged = survey(disk, self.kernel, WAL, control)
+        log = Log(
+            disk,
+            self.kernel,
+            WAL,
+            repair(disk, self.kernel, WAL, lock, judged),
+            sync_interval_ms=story.sync_interval_ms,
+            append_timeout_ms=100,
+            live_bytes_max=story.live_bytes_max,
+            runway_segments=story.runway_segments,
+            check_finite=True,
+        )
+        return LogSession(disk, log, control, story)
+
+
+def _identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
+    return LogIdentity(
+        store_id=disk.random_bytes(16),
+        history_id=disk.random_bytes(16),
+        epoch=1,
+        segment_bytes=SEGMENT_BYTES_MIN,
+        dimension=dimension,
+        dtype=1,
+        metric=1,
+        created_ns=disk.time_ns(),
+    )
+
+
+class LogSession:
+    """An open log and the operations on it."""
+
+    def __init__(self, disk: SimulatedDisk, log: Log, control: LogControl, story: LogStory) -> None:
+        self.disk = disk
+        self.log = log
+        self.control = control
+        self.story = story
+
+    def durable_lsn(self) -> int:
+        return self.log.cursor.durable
+
+    def problem(self) -> str | None:
+        cursor = self.log.cursor
+        positions = (self.control.oldest_lsn, cursor.durable, cursor.published, cursor.reserved)
+        return f"positions out of order: {positions}" if sorted(positions) != list(positions) else None
+
+    def found(self) -> Found:
+        log, oldest = self.log, self.control.oldest_lsn
+        positions = (oldest, log.cursor.durable, log.cursor.published, log.cursor.reserved)
+        entries = read_entries(
+            self.disk, log.kernel, WAL, log.identity, oldest, None, log.cursor.published
+        )
+        groups: list[Group] = []
+        rows: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, WalEntry.Commit):
+                assert len(rows) == entry.rows, f"{len(rows)} of {entry.rows} rows of a transaction"
+            else:
+                rows += rows_of(entry)
+            if isinstance(entry, WalEntry.Commit) or not entry.txn:
+                groups.append(Group(tuple(rows), entry.lsn))
+                rows = []
+        assert not rows, "rows of a transaction without its commit"
+        return Found(oldest, groups, positions)
+
+    # ---- operations
+
+    def act(self, rng: random.Random, model: Model) -> str:
+        if self.log.failed:
+            return "failed"
+        name = rng.choices(ACTS, WEIGHTS)[0]
+        if name in ("close", "kill"):
+            return name
+        try:
+            getattr(self, f"_{name}")(rng, model)
+        except WalFullError:
+            assert self.disk.faults or self.log.keeper.over_budget, "the log is full for no reason"
+            self._make_room(model)
+        except UnavailableError:
+            assert self.log.failed, "an open log takes no writes"
+            return "failed"
+        except OSError:
+            assert any(fault.hits for fault in self.disk.faults), "an error that nobody ordered"
+        return name
+
+    def close(self) -> None:
+        self.log.close()
+
+    def _append(self, rng: random.Random, model: Model) -> None:
+        self._log_rows(rng, model, 1)
+
+    def _append_durable(self, rng: random.Random, model: Model) -> None:
+        self.log.make_durable(self._log_rows(rng, model, 1))
+
+    def _append_batch(self, rng: random.Random, model: Model) -> None:
+        self._log_rows(rng, model, rng.randint(2, 8))
+
+    def _append_transaction(self, rng: random.Random, model: Model) -> None:
+        room = self.log.frame_bytes_max
+        lsn = self._log_rows(rng, model, room // (self.story.dimension * 4 + 40) + rng.randint(1, 12))
+        if rng.random() < 0.5:
+            self.log.make_durable(lsn)
+
+    def _fill(self, rng: random.Random, model: Model) -> None:
+        """Appends across the next segment end."""
+        end_lsn = self.log.segment_end_lsn
+        while self.log.cursor.reserved < end_lsn:
+            self._log_rows(rng, model, rng.randint(1, 12))
+            if rng.random() < 0.2:
+                self.disk.run_workers()
+
+    def _fit(self, rng: random.Random, model: Model) -> None:
+        """Appends a row that ends exactly, or nearly, where the segment does."""
+        left = -(self.log.cursor.reserved + 512) % SEGMENT_BYTES_MIN
+        id_bytes = left - 64 - 4 * self.story.dimension - 4 - rng.choice((0, 0, 64))
+        if 0 < id_bytes:
+            self._log_rows(rng, model, 1, "x" * id_bytes)
+
+    def _sync(self, rng: random.Random, model: Model) -> None:
+        self.log.make_durable(self.log.cursor.published)
+
+    def _background(self, rng: random.Random, model: Model) -> None:
+        self.disk.run_workers()
+
+    def _idle(self, rng: random.Random, model: Model) -> None:
+        for _ in range(rng.randint(1, 3)):
+            self.disk.advance(0.06)
+            self.disk.run_workers()
+
+    def _release(self, rng: random.Random, model: Model) -> None:
+        known = [group.lsn for group in model.groups if group.lsn > model.released_lsn]
+        if known:
+            model.released_lsn = rng.choice(known[: len(known) // 2 + 1])
+            self.log.release(model.released_lsn)
+            if rng.random() < 0.7:
+                self.disk.run_workers()
+
+    def _make_room(self, model: Model) -> None:
+        lsns = [group.lsn for group in model.groups if group.lsn]
+        if lsns and lsns[-1] > model.released_lsn:
+            model.released_lsn = lsns[-1]
+            self.log.release(lsns[-1])
+            try:
+                self.log.make_durable(self.log.cursor.published)
+            except UnavailableError:
+                return
+            self.disk.run_workers()
+
+    def _log_rows(self, rng: random.Random, model: Model, count: int, only_id: str | None = None) -> int:
+        operation, kind = rng.choice(KINDS)
+        ids: list[str | int] = [_id(rng) for _ in range(count)] if only_id is None else [only_id]
+        has_vectors = kind in (Kind.INSERT, Kind.UPSERT) or only_id is not None or (kind == Kind.UPDATE and rng.random() < 0.7)
+        if only_id is not None:
+            operation, kind = "insert", Kind.INSERT
+        vectors = None
+        if has_vectors:
+            size = count * self.story.dimension
+            raw = np.frombuffer(rng.randbytes(2 * size), np.int16).astype(np.float32)
+            vectors = raw.reshape(count, -1)
+        metadata = [_metadata(rng) for _ in range(count)] if kind != Kind.DELETE and only_id is None else [None] * count
+        model.begin(
+            tuple(
+                (operation, id, vectors[row].tobytes() if vectors is not None else None, metadata[row])
+                for row, id in enumerate(ids)
+            ),
+            self.log.cursor.durable,
+        )
+        try:
+            lsn = self._put(kind, ids, vectors, metadata)
+        except UnavailableError:
+            model.withdraw()
+            raise
+        model.finish(lsn)
+        self.disk.observe("published")
+        return lsn
+
+    def _put(self, kind: int, ids: list[str | int], vectors: Any, metadata: list[Any]) -> int:
+        log = self.log
+        packed = [encode_metadata(meta) for meta in metadata]
+        if len(ids) > 1:
+            return append_rows(log, kind, ids, vectors, packed)
+        vector = vectors[0] if vectors is not None else None
+
+        def attempt() -> int:
+            return log.cursor.append(kind, ids[0], vector, packed[0], self.disk.time_ns(), -1)
+
+        lsn = attempt()
+        return lsn if 0 < lsn <= log.segment_end_lsn else log.settle(lsn, attempt)
+
+
+KINDS = [("insert", Kind.INSERT), ("insert", Kind.INSERT), ("upsert", Kind.UPSERT), ("update", Kind.UPDATE), ("delete", Kind.DELETE)]
+_WEIGHED = {
+    "append": 20,
+    "append_durable": 16,
+    "append_batch": 8,
+    "append_transaction": 5,
+    "fill": 6,
+    "fit": 3,
+    "sync": 10,
+    "background": 14,
+    "idle": 6,
+    "release": 5,
+    "close": 4,
+    "kill": 3,
+}
+ACTS, WEIGHTS = list(_WEIGHED), list(_WEIGHED.values())
+
+
+def rows_of(entry: Any) -> list[Any]:
+    """Returns the rows of an entry as the model holds them."""
+    if isinstance(entry, WalEntry.Batch):
+        vectors = entry.vectors
+        metadata = entry.metadata or [None] * len(entry.ids)
+        return [
+            (entry.operation, id, None if vectors is None else vectors[row].tobytes(), metadata[row])
+            for row, id in enumerate(entry.ids)
+        ]
+    if isinstance(entry, WalEntry.Delete):
+        return [("delete", entry.id, None, None)]
+    vector = entry.vector
+    return [(entry.kind, entry.id, None if vector is None else vector.tobytes(), entry.metadata)]
+
+
+def _id(rng: random.Random) -> str | int:
+    number = rng.randrange(40)
+    return number if number % 2 else f"id-{number}"
+
+
+def _metadata(rng: random.Random) -> dict[str, Any] | None:
+    return None if rng.random() < 0.6 else {"n": rng.randrange(1000)} if rng.random() < 0.9 else {}
