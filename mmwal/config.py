@@ -244,16 +244,16 @@ give milliseconds between syncs, 0 to sync every write
             raise WalConfigError("dimension", self.dimension, problem)
 
     def _check_that_two_segments_fit(self) -> None:
-        segment_size = DEFAULT_SEGMENT_SIZE if self.segment_size is None else self.segment_size
+        # Without a size given, an existing log's may be smaller than the default: opening checks that.
+        segment_size = SEGMENT_SIZE_LEAST if self.segment_size is None else self.segment_size
         if self.max_wal_size >= 2 * segment_size:
             return
         if self.max_wal_size < 2 * SEGMENT_SIZE_LEAST:
             problem = f"must hold two segments of the least size; use {2 * SEGMENT_SIZE_LEAST} or more"
         else:
-            given = "the default segment_size" if self.segment_size is None else "segment_size"
             half = self.max_wal_size // 2 // SEGMENT_SIZE_STEP * SEGMENT_SIZE_STEP
             problem = (
-                f"must be at least two segments, and {given} is {segment_size:,} bytes; "
+                f"must be at least two segments, and segment_size is {segment_size:,} bytes; "
                 f"pass segment_size={half} or less, or max_wal_size={2 * segment_size} or more"
             )
         raise WalConfigError("max_wal_size", self.max_wal_size, problem)

@@ -365,6 +365,22 @@ class WalMetrics:
     append_waits: int
     kernel: str
 
+    def __str__(self) -> str:
+        sizes = f"{self.current_size_mb:,.1f} of {self.max_size_mb:,.1f} MB live"
+        positions = (
+            f"oldest {self.oldest_lsn}, redo {self.redo_lsn}, durable {self.durable_lsn}, "
+            f"published {self.published_lsn}, reserved {self.reserved_lsn}"
+        )
+        latency = f"{self.avg_sync_latency_ms:.3f} ms on average, {self.max_sync_latency_ms:.3f} ms at most"
+        lines = [
+            f"log: {sizes}, {self.preallocated_mb:,.1f} MB prepared, kernel {self.kernel}",
+            f"  LSN: {positions}",
+            f"  syncs: {self.syncs:,}, {latency}",
+            f"  segments: {self.rotations:,} rotations, {self.append_waits:,} appends waited for one",
+            f"  checkpoints: {self.checkpoints:,}",
+        ]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a dict that `json.dumps` takes."""
         return dict(_fields(self))

@@ -21,6 +21,7 @@ Errors that a Python programmer would look for under a built-in name also derive
     |   `-- CheckpointFailedError                checkpointing has ended for this process
     `-- OpenError                            the directory cannot be opened
         |-- WalLockedError (BlockingIOError)     another writer holds it
+        |-- StoreMissingError (FileNotFoundError)    there is none to read
         |-- ForeignDirectoryError                not ours, or of another store
         |-- FormatVersionError                   written by a newer mmwal
         `-- DamageError                          what is on disk contradicts what was recorded
@@ -51,6 +52,7 @@ __all__ = [
     "OpenError",
     "ReadOnlyError",
     "SegmentMissingError",
+    "StoreMissingError",
     "SyncFailedError",
     "UnavailableError",
     "UnknownIdError",
@@ -200,8 +202,16 @@ class WalLockedError(OpenError, BlockingIOError):
         self.path = path
         self.holder_pid = holder_pid
         holder = f"process {holder_pid}" if holder_pid else "another process"
+        super().__init__(f"{path}: {holder} has it open for writing; close it there first, or open with read_only=True")
+
+
+class StoreMissingError(OpenError, FileNotFoundError):
+    """There is no store to be read at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
         super().__init__(
-            f"{path}: {holder} has it open for writing; close it there first, or open with read_only=True"
+            f"{path}: there is no store here to read; check the path, or open it without read_only=True to create one"
         )
 
 
@@ -232,9 +242,7 @@ class DamageError(OpenError):
         self.path = path
         self.offset = offset
         self.lsn = lsn
-        place = "".join(
-            f", {name} {value}" for name, value in (("offset", offset), ("LSN", lsn)) if value is not None
-        )
+        place = "".join(f", {name} {value}" for name, value in (("offset", offset), ("LSN", lsn)) if value is not None)
         super().__init__(f"{path}{place}: {problem}")
 
     def __reduce__(self) -> Any:

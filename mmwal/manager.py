@@ -25,6 +25,7 @@ from mmwal.log.log import Log
 from mmwal.log.reader import read_entries
 from mmwal.recovery.log_opening import default_disk, open_log
 
+_INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
 _KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
 
 
@@ -104,7 +105,7 @@ class WalManager:
             if vector is None:
                 raise VectorError(f"insert of id {id!r} without a vector; log_update() may leave it out")
         meta = encode_metadata(metadata) if metadata is not None else None
-        lsn = self._append(Kind.INSERT, id, vector, meta, self._now(), -1)
+        lsn = self._append(_INSERT, id, vector, meta, self._now(), -1)
         if not 0 < lsn <= self._log.segment_end_lsn:
             lsn = finish_row(self._log, lsn, Kind.INSERT, id, vector, meta, -1)
         if durable or self._each_durable:
@@ -196,7 +197,7 @@ class WalManager:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def replay(self, from_lsn: int | None = None) -> Iterator[Any]:
-        """Yields, in order, the entries logged after ``from_lsn`` (an LSN that this log returned; None: from the oldest).
+        """Yields, in order, the entries logged after ``from_lsn`` (an LSN that it returned; None: from the oldest).
 
         Entries of a transaction carry the LSN of its commit; without a commit they do not come. Vectors are read-only
         views of the log: copy what you keep.
@@ -211,8 +212,8 @@ class WalManager:
         """Yields the entries with ``start_lsn < lsn <= end_lsn``, in constant memory; as `replay`."""
         log = self._log
         log.check_usable()
-        end = log.cursor.published if end_lsn is None else min(end_lsn, log.cursor.published)
-        return read_entries(self._disk, log.kernel, log.wal_dir, log.identity, self.oldest_lsn, start_lsn, end)
+        end = log.cursor.published
+        return read_entries(self._disk, log.kernel, log.wal_dir, log.identity, self.oldest_lsn, start_lsn, end, end_lsn)
 
     def read_all_entries(self) -> list[Any]:
         """Returns every entry that the log still holds, in order."""

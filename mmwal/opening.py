@@ -16,32 +16,36 @@ The steps of opening a store, in this order; up to the fifth nothing that exists
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmwal import kernel as kernels
 from mmwal.checkpoint.checkpoint import Checkpointer
-from mmwal.checkpoint.control import CONTROL_NAME as DATA_CONTROL_NAME
 from mmwal.checkpoint.control import DataIdentity
 from mmwal.checkpoint.control import open_control as open_data_control
-from mmwal.checkpoint.load import Loaded, create_data, load_checkpoint
+from mmwal.checkpoint.load import Loaded, create_data
 from mmwal.config import RecoveryConfig, WalConfig
 from mmwal.disk.interface import Disk, Worker
 from mmwal.entry import RecoveryStats
 from mmwal.errors import (
     ConsistencyError,
+    NoStoreError,
     UnavailableError,
+    WalClosedError,
     WalConfigError,
     WalError,
+    WalFullError,
 )
 from mmwal.format.frame import CHECKPOINT, Kind
-from mmwal.format.segment import data_start
-from mmwal.kernel.interface import DTYPES
-from mmwal.log.control import CONTROL_NAME, LogControl, LogIdentity
+from mmwal.log.control import CONTROL_NAME, LogIdentity
+from mmwal.log.keeper import NO_SPACE
 from mmwal.log.log import Log, OverBudget
+from mmwal.log.read_only import ReadOnlyLog
 from mmwal.manager import StoreWal
 from mmwal.recovery.log_opening import (
     METRIC_NAMES,
@@ -49,14 +53,15 @@ from mmwal.recovery.log_opening import (
     default_disk,
     lock_directory,
     open_identity,
-    prepare_directory,
+    prepare_directories,
     refuse_unbuilt,
     start_log,
 )
-from mmwal.recovery.recover import Decision, Index, build_index, copy_winners, decide
+from mmwal.recovery.read_only import lock_for_reading, read_store
+from mmwal.recovery.recover import Decision, Index, build_index, copy_winners, decide, dimension_of, load_newest
 from mmwal.recovery.tail import Survey, survey
 from mmwal.state.state import State
-from mmwal.store import Parts, VectorStore
+from mmwal.store import Parts, ReadOnlyStore, VectorStore
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -69,26 +74,37 @@ def open(
     *,
     config: WalConfig | None = None,
     disk: Disk | None = None,
+    read_only: bool = False,
     **fields: Any,
 ) -> VectorStore:
     """Opens a store, new or old, and recovers it; returns it ready for reads and writes.
+
+    With ``read_only=True`` it reads an existing store into memory as it is now, whether a writer is at work, was killed
+    or has closed; it changes no byte and creates no file. Reads are those of any store, and do not follow the writer:
+    open again to see more. Writes, `VectorStore.sync` and `VectorStore.checkpoint` raise `ReadOnlyError`.
 
     Args:
         path: its directory: the log is in ``path/wal``, the matrix in ``path/data``.
         config: instead of ``path`` and ``fields``, a whole `WalConfig` with ``wal_dir`` and ``data_dir``.
         disk: another operating system, such as `mmwal.testing.SimulatedDisk`.
+        read_only: read what is there, for any number of processes.
         fields: fields of `WalConfig`: ``dimension``, ``metric``, ``sync_interval_ms`` and so on.
 
     Raises:
+        TypeError: a keyword is no field.
+        StoreMissingError: ``read_only`` and there is nothing to read; a `FileNotFoundError`.
         WalLockedError: another process has it open for writing.
         WalConfigError: a field is wrong, or contradicts what the store was created with.
-        WalCorruptionError, HeaderCorruptionError, SegmentMissingError, ConsistencyError: what is on disk contradicts what
-            was recorded; nothing was changed.
+        WalCorruptionError, HeaderCorruptionError, SegmentMissingError, ConsistencyError: what is on disk contradicts
+            what was recorded; nothing was changed.
         ForeignDirectoryError, FormatVersionError: not this store's, or of a newer mmwal.
         WalFullError: no space to recover into; nothing was lost.
 
     Durability: what was acknowledged before is there, see `VectorStore`. Everything returned by reads is durable from
-    now on, and the checkpoint that follows a crash is durable before anything is removed.
+    now on, and the checkpoint that follows a crash is durable before anything is removed. A reader beside a writer may
+    see what is not durable yet, as the writer's own readers do where ``sync_interval_ms`` is above 0.
+
+    Concurrency: one writer, any number of readers. A reader sees the state after some prefix of the log, batches whole.
 
     Example:
         >>> import tempfile, warnings
@@ -101,25 +117,46 @@ def open(
     if config is None:
         if path is None:
             raise WalConfigError("path", None, "give the directory of the store, or a config")
+        _check_keywords(fields)
         root = absolute(path)
         config = WalConfig(**{"wal_dir": f"{root}/wal", "data_dir": f"{root}/data", **fields})
     elif path is not None or fields:
         raise WalConfigError("config", config, "comes instead of path and fields; use dataclasses.replace to change it")
-    return open_store(config, disk or default_disk())
+    return open_store(config, disk or default_disk(), read_only=read_only)
 
 
-def open_store(config: WalConfig, disk: Disk, *, workers: int | None = None) -> VectorStore:
-    """Opens the store of a config; the steps stand at the top of this file."""
+def _check_keywords(fields: dict[str, Any]) -> None:
+    """Raises `TypeError` for what is no field of a config, with the field that it resembles."""
+    known = [field.name for field in fields_of(WalConfig)]
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, ["read_only", *known], 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"the fields of WalConfig are {', '.join(known)}"
+            raise TypeError(f"open() got an unexpected keyword argument {name!r}; {advice}")
+
+
+def open_store(config: WalConfig, disk: Disk, *, workers: int | None = None, read_only: bool = False) -> VectorStore:
+    """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes."""
+    if read_only:
+        return _open_read_only(config, disk, workers)
+    try:
+        return _open_store(config, disk, workers)
+    except OSError as error:
+        raise _full(str(config.wal_dir), error) or error from error.__cause__
+
+
+def _open_store(config: WalConfig, disk: Disk, workers: int | None) -> VectorStore:
+    """Opens it by the steps that stand at the top of this file."""
     started_ns = disk.monotonic_ns()
     refuse_unbuilt(config)
     if config.data_dir is None:
         raise WalConfigError("data_dir", None, "a store needs a directory for its matrix; a log alone is a WalManager")
     kernel = kernels.load(config.kernel)
     wal_dir, data_dir = absolute(config.wal_dir), absolute(config.data_dir)
-    for directory in (wal_dir, data_dir):
-        prepare_directory(disk, directory)
+    prepare_directories(disk, wal_dir, data_dir, stacklevel=5)
     # 1. lock
     lock = lock_directory(disk, wal_dir)
+    loaded: Loaded | None = None
     try:
         # 2. identity
         data = open_data_control(disk, data_dir)
@@ -130,59 +167,90 @@ def open_store(config: WalConfig, disk: Disk, *, workers: int | None = None) -> 
             )
         control = open_identity(disk, config, wal_dir)
         # 3. survey
-        judged = survey(disk, kernel, wal_dir, control, max((slot.redo_lsn for slot in data.slots), default=0) if data else 0)
+        proven_lsn = max((slot.redo_lsn for slot in data.slots), default=0) if data else 0
+        judged = survey(disk, kernel, wal_dir, control, proven_lsn)
         # 4. load
-        loaded = _load(disk, config, control, data_dir)
+        loaded = load_newest(disk, config, control, data_dir)
         # 5. index, decide
         redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
         index = build_index(disk, kernel, judged, redo_lsn, workers=workers)
         loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
         decision = decide(index, loaded.state) if loaded else Decision({})
         # 6. repair
-        log = start_log(disk, kernel, config, wal_dir, lock, judged)
+        log = start_log(disk, kernel, config, wal_dir, lock, judged, owned=True)
     except BaseException:
+        if loaded is not None:
+            loaded.matrix.close()
         lock.release()
         raise
     try:
         # 7. copy
         if loaded is not None:
             loaded.control.restate()
+            disk.sync_directory(data_dir)  # names may be in memory only, after a kill before their sync
             copy_winners(kernel, index, decision, loaded.state)
         stats = _stats(judged, index, decision, loaded, (disk.monotonic_ns() - started_ns) / 1e6)
         # 8. checkpoint
         return _serve(disk, kernel, config, data_dir, log, loaded, stats, bool(decision.winners))
     except BaseException:
-        log.close(clean=False)
+        try:
+            log.close(clean=False)
+        finally:
+            if loaded is not None:
+                loaded.matrix.close()
         raise
 
 
-def _load(disk: Disk, config: WalConfig, control: LogControl, data_dir: str) -> Loaded | None:
-    """Loads the newest whole checkpoint; None where there is no data yet and the log holds everything."""
-    loaded = load_checkpoint(
-        disk,
-        data_dir,
-        store_id=control.identity.store_id,
-        dimension=config.dimension,
-        dtype=config.dtype,
-        metric=config.metric,
-    )
-    if loaded is None and control.oldest_lsn > data_start(0, control.identity.segment_bytes):
-        raise ConsistencyError(
-            f"{data_dir}/{DATA_CONTROL_NAME}",
-            f"the log begins at LSN {control.oldest_lsn}, and the checkpoint that covers all before is missing; give "
-            "the data_dir that belongs to it, or restore it from a backup",
+def _open_read_only(config: WalConfig, disk: Disk, workers: int | None) -> ReadOnlyStore:
+    """Opens it as `recovery.read_only` says, and makes the handle."""
+    started_ns = disk.monotonic_ns()
+    if config.data_dir is None:
+        raise WalConfigError("data_dir", None, "give the directory of the matrix, too")
+    kernel = kernels.load(config.kernel)
+    wal_dir, data_dir = absolute(config.wal_dir), absolute(config.data_dir)
+    locks = lock_for_reading(disk, wal_dir, data_dir)
+    try:
+        found = read_store(disk, kernel, config, wal_dir, data_dir, workers=workers)
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+    log = ReadOnlyLog(kernel, found.identity.dtype, wal_dir, found.judged.durable_lsn)
+    elapsed_ms = (disk.monotonic_ns() - started_ns) / 1e6
+    stats = _stats(found.judged, found.index, found.decision, found.loaded, elapsed_ms)
+
+    def begin(dimension: int) -> tuple[State, None]:
+        raise log.refusal()
+
+    store = ReadOnlyStore(
+        _parts=Parts(
+            log=log,
+            metric=METRIC_NAMES[found.identity.metric],
+            each_durable=False,
+            begin=begin,
+            state=found.state,
+            checkpointer=None,
+            stats=replace(stats, notes=(*stats.notes, "opened for reading: nothing was changed")),
+            checkpoint_interval=None,
         )
-    return loaded
+    )
+    forget_fork = disk.on_fork(store.end_in_child)
+
+    def close() -> None:
+        if not log.forked:
+            log.closed = True
+            forget_fork()
+            store.end()
+        for lock in locks:
+            lock.release()
+
+    store.on_close(close)
+    return store
 
 
-def _create_data(
-    disk: Disk, config: WalConfig, identity: LogIdentity, index: Index, data_dir: str
-) -> Loaded | None:
+def _create_data(disk: Disk, config: WalConfig, identity: LogIdentity, index: Index, data_dir: str) -> Loaded | None:
     """Creates the data of a store whose dimension is known; None where the first vector will tell."""
-    from_log = index.dimension_bytes
-    dimension = config.dimension or identity.dimension
-    if not dimension and from_log is not None:
-        dimension = from_log // DTYPES[identity.dtype].itemsize
+    dimension = dimension_of(config, identity, index)
     return _new_data(disk, identity, data_dir, dimension, index.redo_lsn) if dimension else None
 
 
@@ -210,7 +278,6 @@ def _serve(
     changed: bool,
 ) -> VectorStore:
     """Makes the store, takes the checkpoint that follows a recovery, and starts the automatic ones."""
-    log.has_owner = True
     opened: list[VectorStore] = []
 
     def checkpointer_of(data: Loaded) -> Checkpointer:
@@ -221,12 +288,22 @@ def _serve(
             kernel,
             data,
             wait_durable=log.make_durable,
-            on_published=lambda older, newest, sequence: _published(log, older, newest, sequence),
-            before_capture=lambda: opened[0].quiesce(),
+            on_published=published,
+            before_capture=lambda: opened[0].quiesce(),  # noqa: PLW0108 (there is no store yet)
         )
 
+    def published(older_redo_lsn: int, redo_lsn: int, sequence: int) -> None:
+        opened[0].checkpoints_taken += 1
+        _published(log, older_redo_lsn, redo_lsn, sequence)
+
     def begin(dimension: int) -> tuple[State, Checkpointer]:
-        data = _new_data(disk, log.identity, data_dir, dimension, log.cursor.published)
+        log.check_usable()
+        redo_lsn = log.cursor.published
+        log.make_durable(redo_lsn)  # a mark may be on its way: a checkpoint must not begin behind the log's durable end
+        try:
+            data = _new_data(disk, log.identity, data_dir, dimension, redo_lsn)
+        except OSError as error:
+            raise _full(data_dir, error) or error from error.__cause__
         return data.state, checkpointer_of(data)
 
     store = VectorStore(
@@ -245,17 +322,28 @@ def _serve(
     store.wal = StoreWal(log, disk, config, stats, store)
     if changed:
         store.checkpoint()
-    keep = Upkeep(store, log)
-    worker = disk.start_worker("checkpoint", keep.step)
-    store.request_checkpoint = keep.request = worker.wake
-    log.keeper.on_pressure = worker.wake
-    store.on_close(lambda: keep.close(worker))
+    keep = Upkeep(store, log, disk)
+    store.request_checkpoint = log.keeper.on_pressure = keep.request
+    store.on_close(keep.close)
     return store
+
+
+def _full(path: str, error: OSError) -> WalFullError | None:
+    """Returns what to raise where the disk was full."""
+    if isinstance(error, WalError) or error.errno not in NO_SPACE:
+        return None
+    full = WalFullError(
+        f"{error.filename or path}: no space ({error.strerror}); nothing was lost. Free some space, then try again",
+        error.errno,
+    )
+    full.__cause__ = error
+    return full
 
 
 def _published(log: Log, older_redo_lsn: int, redo_lsn: int, sequence: int) -> None:
     """Lets the log go up to the older checkpoint, and notes the newer one in it."""
     log.release(older_redo_lsn)
+    log.wake_keeper()  # it may need another one: the first after a pause moves only the newer of the two slots
     with suppress(OverBudget, UnavailableError):  # a mark for readers of the log: nothing depends on it
         log.append_frame(Kind.CHECKPOINT, 0, 0, 0, CHECKPOINT.pack(sequence=sequence, redo_lsn=redo_lsn))
 
@@ -263,40 +351,55 @@ def _published(log: Log, older_redo_lsn: int, redo_lsn: int, sequence: int) -> N
 class Upkeep:
     """The automatic checkpoints of a store, and its end."""
 
-    def __init__(self, store: VectorStore, log: Log) -> None:
+    def __init__(self, store: VectorStore, log: Log, disk: Disk) -> None:
         self._store = store
         self._log = log
-        self._asked = False
+        self._asked = False  # whoever asks sets it, then wakes the worker, which clears it
         self._closed = False
-        self.request: Callable[[], None] = lambda: None
+        self._forget_fork = disk.on_fork(store.end_in_child)
+        self._worker: Worker = disk.start_worker("checkpoint", self._step)
 
-    def step(self) -> float | None:
-        """Takes a checkpoint when woken; the first call, at the start, takes none."""
+    def request(self) -> None:
+        """Asks for a checkpoint, soon."""
+        self._asked = True
+        self._worker.wake()
+
+    def _step(self) -> float | None:
+        """Takes a checkpoint if one was asked for."""
         if not self._asked:
-            self._asked = True
             return None
+        self._asked = False
         try:
             self._store.checkpoint()
+        except (NoStoreError, WalClosedError):  # nothing was written yet, or nothing will be
+            pass
         except WalError as error:
             _logger.warning("an automatic checkpoint failed: %s", error)
+        except BaseException:
+            self._asked = True  # and not taken
+            raise
         return None
 
-    def close(self, worker: Worker) -> None:
-        """Stops the automatic checkpoints, takes the last one, closes the log."""
-        if self._closed:
+    def close(self) -> None:
+        """Stops the automatic checkpoints, takes the last one, closes the log. Does nothing in a forked child."""
+        if self._closed or self._log.forked:
             return
         self._closed = True
-        worker.stop()
+        self._worker.stop()
         try:
             if not self._log.failed and self._store.changed:
                 self._store.checkpoint()
         finally:
-            self._log.close()
+            try:
+                self._store.end_checkpoints()
+                self._log.close()
+            finally:
+                self._forget_fork()
+                if (state := self._store.end()) is not None:
+                    state.matrix.close()
 
 
-def _stats(
-    judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, elapsed_ms: float
-) -> RecoveryStats:
+def _stats(judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, elapsed_ms: float) -> RecoveryStats:
     return RecoveryStats(
         completed=True,
         clean_shutdown=judged.clean,
@@ -351,7 +454,7 @@ class CrashRecoveryManager:
         config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir)
         try:
             store = open_store(config, self._disk, workers=self.config.workers)
-        except WalError as error:
+        except (WalError, OSError) as error:
             self._stats = RecoveryStats(errors=(str(error),))
             raise
         self._stats = store.recovery_stats

@@ -20,32 +20,44 @@ The steps of every write, in this order, the first four under the store's lock:
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mmwal import kernel as kernels
 from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName
-from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, normalize_matrix, normalize_vector
-from mmwal.errors import DuplicateIdError, NoStoreError, UnknownIdError
+from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, normalize_vector
+from mmwal.errors import (
+    CheckpointFailedError,
+    DuplicateIdError,
+    InputError,
+    NoStoreError,
+    UnavailableError,
+    UnknownIdError,
+    VectorError,
+    WalFullError,
+)
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import decode_metadata, encode_metadata
 from mmwal.kernel.interface import DTYPE_CODES, DTYPES
-from mmwal.log.batch import append_rows, finish_row, plain_id, plain_ids, plain_matrix
-from mmwal.log.log import Log, OverBudget
+from mmwal.log.batch import append_rows, check_fits, finish_row, plain_id, plain_ids, plain_matrix
+from mmwal.log.log import Log, NoRoomForBatch, OverBudget
+from mmwal.log.read_only import ReadOnlyLog
 from mmwal.log.unlogged import Unlogged
 from mmwal.manager import StoreWal, encode_many
-from mmwal.search.exact import ExactSearch
+from mmwal.search.exact import ExactSearch, count_of
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import State
 
 if TYPE_CHECKING:
     from mmwal.checkpoint.checkpoint import Checkpointer
 
+_INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
 _GONE = -1  # the row of an id whose delete is logged and not yet applied
 
 
@@ -103,34 +115,37 @@ class VectorStore:
         self._now = parts.log.time_ns
         self._each_durable = parts.each_durable
         self._begin = parts.begin
+        self._starting = threading.Lock()
         self._state: State | None = parts.state
         self._checkpointer = parts.checkpointer
         self._stats = parts.stats
         self._search = ExactSearch(parts.metric)
         self._bound_rows = 0  # rows of the matrix that the kernel knows
+        self._shape: tuple[int] | None = None  # of a vector, where the log was created before the dimension was known
         self._pending: deque[tuple[int, list[tuple[Id, int, bytes | None]]]] = deque()
         self._latest: dict[Id, tuple[int, int, bytes | None]] = {}  # id to (lsn, row, metadata) of what is pending
         self._changes = 0  # rows changed since the last automatic checkpoint was asked for
         self._checkpoint_interval = parts.checkpoint_interval or 1 << 62
         self.request_checkpoint: Callable[[], None] = lambda: None
         self.checkpoints_taken = 0
-        self._close: Callable[[], None] = lambda: None
+        self._close: Callable[[], object] | None = None  # None: nothing but the state to let go of
         self.wal: StoreWal | None = None  #: the store's log, for reading, syncing and figures; None without one
-        if dimension is not None and self._state is None:
+        if self._state is not None:
+            self._expect(self._state.matrix.dimension)
+        elif dimension is not None:
             self._start(dimension)
 
     # -- write, one row ---------------------------------------------------------------------------------------------
 
-    def insert(
-        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
-    ) -> int:
+    def insert(self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
         """Adds a vector under a new id; returns the LSN of the entry.
 
         Args:
             id: a str of 1 to 65,535 UTF-8 bytes, or an int of 64 bits; "7" and 7 differ.
             vector: shape (d,), castable to the store's dtype without loss of range; finite.
             metadata: a mapping of plain values (see `mmwal.format.metadata`).
-            durable: return only once the entry is durable, whatever the interval.
+            durable: return only once the entry is durable, whatever the interval. With an interval above 0 it is the
+                caller who waits: other readers may see the row before it is durable.
 
         Raises:
             DuplicateIdError: the id exists.
@@ -144,13 +159,13 @@ class VectorStore:
             id = plain_id(id)
         state = self._state
         if state is None:
-            state = self._start_with(vector)
+            state = self._start_with(id, vector, meta)
         while True:
             with state.lock:
                 exists = self._find(id) is not None if self._latest else id in state.directory
                 if exists:
                     raise DuplicateIdError(id)
-                lsn = self._log_row(state, Kind.INSERT, id, vector, meta)
+                lsn = self._log_row(state, _INSERT, id, vector, meta)
                 if lsn:
                     break
             self._wait_for_room()
@@ -163,13 +178,13 @@ class VectorStore:
     ) -> int:
         """Replaces the vector, the metadata or both of an existing id; None keeps what is there. Returns the LSN.
 
-        Raises `UnknownIdError` where the id does not exist; else as `insert`.
+        Raises `UnknownIdError` where the id does not exist, `VectorError` where neither is given; else as `insert`.
         """
+        if vector is None and metadata is None:
+            raise VectorError(f"nothing to update for id {id!r}: pass a vector, metadata or both")
         return self._replace(Kind.UPDATE, id, vector, metadata, durable)
 
-    def upsert(
-        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
-    ) -> int:
+    def upsert(self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
         """Inserts a new id or updates an existing one, whose metadata is kept unless given. Returns and raises as
         `insert`, but for `DuplicateIdError`."""
         return self._replace(Kind.UPSERT, id, vector, metadata, durable)
@@ -197,9 +212,7 @@ class VectorStore:
             self._wait_for_room()
         raise UnknownIdError(id)
 
-    def _replace(
-        self, kind: Kind, id: Id, vector: Any, metadata: Mapping[str, Any] | None, durable: bool
-    ) -> int:
+    def _replace(self, kind: Kind, id: Id, vector: Any, metadata: Mapping[str, Any] | None, durable: bool) -> int:
         meta = encode_metadata(metadata) if metadata is not None else None
         if type(id) is not str and type(id) is not int:
             id = plain_id(id)
@@ -207,7 +220,7 @@ class VectorStore:
         if state is None:
             if kind == Kind.UPDATE:
                 raise UnknownIdError(id)
-            state = self._start_with(vector)
+            state = self._start_with(id, vector, meta)
         while True:
             with state.lock:
                 found = self._find(id)
@@ -216,8 +229,6 @@ class VectorStore:
                 # The full new value is logged, so that replay needs nothing but the newest entry of an id.
                 kept = found[1] if found and meta is None else meta
                 value = state.matrix.array[found[0]].copy() if found and vector is None else vector
-                if value is None:
-                    value = normalize_vector(vector, state.matrix.dtype)  # explains what is missing
                 lsn = self._log_row(state, kind, id, value, kept)
                 if lsn:
                     break
@@ -250,13 +261,17 @@ class VectorStore:
     def update_many(
         self,
         ids: Iterable[Id],
-        vectors: Any,
+        vectors: Any = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
         durable: bool = False,
     ) -> int:
-        """Replaces many vectors, all or none; metadata is kept where none is given. As `insert_many`, but raises
-        `UnknownIdError` where an id does not exist."""
+        """Replaces many vectors, their metadata or both, all or none; what is None stays as it is.
+
+        As `insert_many`, but raises `UnknownIdError` where an id does not exist.
+        """
+        if vectors is None and (metadata is None or all(item is None for item in metadata)):
+            raise VectorError("nothing to update: pass vectors, metadata or both")
         return self._write_many(Kind.UPDATE, ids, vectors, metadata, durable)
 
     def upsert_many(
@@ -291,10 +306,12 @@ class VectorStore:
         if self._state is None:
             if kind == Kind.UPDATE:
                 raise UnknownIdError(plain[0])
-            self._start_with(normalize_matrix(vectors, len(plain), DTYPES[self._log.identity.dtype])[0])
+            self._start_with_many(plain, vectors, metas)
         state = self._state
         assert state is not None
-        matrix = plain_matrix(self._log, vectors, len(plain), state.matrix.dimension)  # type: ignore[arg-type]
+        matrix = None
+        if vectors is not None or kind != Kind.UPDATE:
+            matrix = plain_matrix(self._log, vectors, len(plain), state.matrix.dimension)  # type: ignore[arg-type]
         return self._log_many(state, kind, plain, matrix, metas, durable)
 
     def _distinct(self, ids: Iterable[Id]) -> list[Id]:
@@ -315,35 +332,37 @@ class VectorStore:
         metas: list[bytes | None] | None,
         durable: bool,
     ) -> int:
-        while True:
+        lsn = 0
+        while not lsn:
+            wait = self._wait_for_room
             with state.lock:
                 # 1. check
                 kept = self._check_many(kind, ids, metas)
+                vectors = self._current(state, ids) if matrix is None and kind != Kind.DELETE else matrix
                 # 2. take
-                rows = state.take_rows(len(ids)) if matrix is not None else [_GONE] * len(ids)
+                rows = state.take_rows(len(ids)) if vectors is not None else [_GONE] * len(ids)
                 # 3. log
                 try:
-                    lsn = append_rows(self._log, kind, ids, matrix, kept)  # type: ignore[arg-type]
+                    held = None if vectors is None else self._store_rows(state, rows, vectors)
+                    lsn = append_rows(self._log, kind, ids, held, kept)  # type: ignore[arg-type]
                 except BaseException as error:
-                    if matrix is not None:
+                    if vectors is not None:
                         state.give_back(*rows)
-                    if not isinstance(error, OverBudget):
+                    if isinstance(error, NoRoomForBatch):
+                        wait = self._make_room
+                    elif not isinstance(error, OverBudget):
                         raise
                 else:
-                    if matrix is not None:
-                        self._store_rows(state, rows, matrix)
                     # 4. apply
                     self._apply(state, lsn, list(zip(ids, rows, kept or itertools.repeat(None), strict=False)))
-                    break
-            self._wait_for_room()
+            if not lsn:
+                wait()
         # 5. sync
         if durable or self._each_durable:
             self._make_durable(lsn)
         return lsn
 
-    def _check_many(
-        self, kind: Kind, ids: list[Id], metas: list[bytes | None] | None
-    ) -> list[bytes | None] | None:
+    def _check_many(self, kind: Kind, ids: list[Id], metas: list[bytes | None] | None) -> list[bytes | None] | None:
         """Checks that the ids may be written; returns the metadata that the rows will have."""
         found = [self._find(id) for id in ids]
         if kind == Kind.INSERT:
@@ -361,6 +380,11 @@ class VectorStore:
         kept = [entry[1] if entry and meta is None else meta for entry, meta in zip(found, given, strict=True)]
         return kept if any(meta is not None for meta in kept) else None
 
+    def _current(self, state: State, ids: list[Id]) -> npt.NDArray[Any]:
+        """Returns a copy of the vectors of ids that exist, as the newest logged write left them. The lock is held."""
+        rows = [found[0] for id in ids if (found := self._find(id)) is not None]
+        return np.ascontiguousarray(state.matrix.array[rows])
+
     # -- write, the shared steps ------------------------------------------------------------------------------------
 
     def _find(self, id: Id) -> tuple[int, bytes | None] | None:
@@ -368,12 +392,16 @@ class VectorStore:
         state = self._state
         assert state is not None
         if (latest := self._latest.get(id)) is not None:
+            if self._log.failed:
+                raise self._log.refusal()  # whether it exists is known after recovery
             return None if latest[1] == _GONE else latest[1:]
         row = state.directory.get(id)
         return None if row is None else (row, state.rows.metadata[row])
 
     def _log_row(self, state: State, kind: int, id: Id, vector: Any, meta: bytes | None) -> int:
         """Takes a row, logs and applies; returns 0 where a checkpoint must make room first. The lock is held."""
+        if vector is None or (self._shape is not None and getattr(vector, "shape", None) != self._shape):
+            vector = normalize_vector(vector, state.matrix.dtype, state.matrix.dimension, not self._log.check_finite)
         row = state.take_row()
         if row >= self._bound_rows:
             self._bind_rows(state)
@@ -393,8 +421,10 @@ class VectorStore:
                 self._latest[id] = (lsn, row, meta)
             else:
                 state.put(id, row, lsn, meta)
-                state.advance(lsn)
-                self._count(1)
+                state.applied_lsn = lsn  # as `advance`, without a frame
+                self._changes += 1
+                if self._changes >= self._checkpoint_interval:
+                    self._count(0)
         return lsn
 
     def _apply(self, state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
@@ -410,12 +440,11 @@ class VectorStore:
     def _make_durable(self, lsn: int) -> None:
         """Waits for the sync and lets everything that it covered be seen."""
         self._log.make_durable(lsn)
-        if not self._each_durable:
-            return
         state = self._state
-        assert state is not None
+        if not self._each_durable or state is None or isinstance(state, _Ended):
+            return
         with state.lock:
-            durable_lsn = self._log.cursor.durable
+            durable_lsn = self._logged().cursor.durable
             while self._pending and self._pending[0][0] <= durable_lsn:
                 lsn, changes = self._pending.popleft()
                 _turn(state, lsn, changes)
@@ -424,16 +453,21 @@ class VectorStore:
                         del self._latest[id]
                 self._count(len(changes))
 
-    def _store_rows(self, state: State, rows: list[int], matrix: npt.NDArray[Any]) -> None:
+    def _store_rows(self, state: State, rows: list[int], vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Fills rows that nobody can see; returns the same vectors, safe from the caller, to be logged."""
+        matrix = state.matrix
         first, last = rows[0], rows[-1]
-        if last - first == len(rows) - 1 and rows == list(range(first, last + 1)):
-            np.copyto(state.matrix.array[first : last + 1], matrix)
-        else:
-            offsets = np.arange(len(rows), dtype=np.int64) * state.matrix.row_bytes
-            content, places = memoryview(matrix.reshape(-1)).cast("B"), np.array(rows, np.int64)
-            self._log.kernel.gather(
-                content, offsets, state.matrix.row_bytes, state.matrix.view, places, state.matrix.stride
-            )
+        if rows == list(range(first, last + 1)):
+            block = matrix.array[first : last + 1]
+            np.copyto(block, vectors)
+            return block if block.flags.c_contiguous else np.ascontiguousarray(block)
+        held = vectors.copy()
+        offsets = np.arange(len(rows), dtype=np.int64) * matrix.row_bytes
+        content = held.reshape(-1).view(np.uint8).data
+        self._log.kernel.gather(
+            content, offsets, matrix.row_bytes, matrix.view, np.array(rows, np.int64), matrix.stride
+        )
+        return held
 
     def _bind_rows(self, state: State) -> None:
         self._log.cursor.bind_rows(state.matrix.view, state.matrix.stride)
@@ -450,21 +484,53 @@ class VectorStore:
         self.request_checkpoint()
         self._log.wait_for_room()
 
-    def _start_with(self, vector: Any) -> State:
-        return self._start(len(normalize_vector(vector, DTYPES[self._log.identity.dtype])))
+    def _make_room(self) -> None:
+        """Takes two checkpoints: the log goes up to the older of the two that count."""
+        try:
+            self.checkpoint()
+            self.checkpoint()
+        except CheckpointFailedError as error:
+            raise WalFullError(
+                "no room for the batch within max_wal_size, and no checkpoint can make some; nothing was logged. "
+                f"{error}"
+            ) from error
+
+    def _start_with(self, id: Id, vector: Any, meta: bytes | None) -> State:
+        """Makes the state from the first row, which must be one that can be logged: the dimension stays."""
+        row = normalize_vector(vector, DTYPES[self._log.identity.dtype], None, not self._log.check_finite)
+        check_fits(self._log, id, row.nbytes, meta)  # type: ignore[arg-type]
+        return self._start(len(row))
+
+    def _start_with_many(self, ids: list[Id], vectors: Any, metas: list[bytes | None] | None) -> State:
+        matrix = plain_matrix(self._log, vectors, len(ids))  # type: ignore[arg-type]
+        for id, meta in zip(ids, metas or itertools.repeat(None), strict=False):
+            check_fits(self._log, id, matrix[0].nbytes, meta)  # type: ignore[arg-type]
+        return self._start(matrix.shape[1])
 
     def _start(self, dimension: int) -> State:
         """Makes the state, now that the dimension is known."""
-        if self._state is None:
-            state, self._checkpointer = self._begin(dimension)
-            self._state = state
-        return self._state
+        with self._starting:
+            if self._state is None:
+                state, self._checkpointer = self._begin(dimension)
+                self._expect(dimension)
+                self._state = state
+            return self._state
+
+    def _expect(self, dimension: int) -> None:
+        """Checks vectors against a dimension that the kernel was not told."""
+        self._shape = (dimension,) if not self._log.identity.dimension else None
 
     # -- read -------------------------------------------------------------------------------------------------------
 
     def get(self, id: Id) -> Record | None:
         """Returns what stands under an id, its vector as a copy, or None. Takes no lock that a sync holds."""
-        if self._state is None or type(id) is bool:
+        if type(id) is not str and type(id) is not int:
+            try:
+                id = plain_id(id)
+            except InputError:
+                self._check_open()
+                return None
+        if self._state is None:
             return None
         found = self._state.read(id)
         if found is None:
@@ -488,7 +554,13 @@ class VectorStore:
         return record.vector
 
     def __contains__(self, id: object) -> bool:
-        return self._state is not None and type(id) in (str, int) and id in self._state
+        if type(id) is not str and type(id) is not int:
+            try:
+                id = plain_id(id)
+            except InputError:
+                self._check_open()
+                return False
+        return self._state is not None and id in self._state
 
     def __len__(self) -> int:
         return len(self._state) if self._state is not None else 0
@@ -512,13 +584,14 @@ class VectorStore:
         with self._state.reading() as view:
             live = view.rows()
             for start in range(0, len(live), rows):
+                self._check_open()
                 chunk = live[start : start + rows]
                 yield [id for id, _, _ in view.records(chunk)], view.array[chunk]
 
     @property
     def matrix(self) -> npt.NDArray[Any]:
         """All rows ever used as a read-only array without a copy, dead ones included; see `ids` and `batches` for the
-        live ones. Rows that are alive now stay as they are while the array lives."""
+        live ones. Rows that are alive now stay as they are while the array lives and the store is open."""
         if self._state is None:
             return np.empty((0, 0), DTYPES[self._log.identity.dtype])
         return self._state.export()
@@ -533,10 +606,11 @@ class VectorStore:
 
         Args:
             query: shape (d,).
-            k: at least 1.
+            k: an int of at least 1.
 
-        Raises `VectorError`, or `ValueError` for ``k``.
+        Raises `VectorError`, or `TypeError` or `ValueError` for ``k``.
         """
+        k = count_of(k)
         if self._state is None:
             return []
         with self._state.reading() as view:
@@ -548,13 +622,15 @@ class VectorStore:
 
     def search_batch(self, queries: Any, k: int = 10) -> tuple[list[list[Id]], npt.NDArray[np.float32]]:
         """Returns, for each of (q, d) queries, the ids of its ``k`` nearest rows, and the scores as a float32 array of
-        shape (q, k); fewer columns if the store has fewer rows."""
+        shape (q, k); fewer columns if the store has fewer rows. Raises as `search`."""
+        k = count_of(k)
         if self._state is None:
             return [[] for _ in queries], np.empty((len(queries), 0), np.float32)
         with self._state.reading() as view:
             found = self._search.many(view, queries, k)
             ids = [[id for id, _, _ in view.records(rows)] for rows, _ in found]
-        return ids, np.array([scores for _, scores in found], np.float32).reshape(len(found), -1)
+        columns = len(found[0][1]) if found else 0
+        return ids, np.array([scores for _, scores in found], np.float32).reshape(len(found), columns)
 
     # -- durability -------------------------------------------------------------------------------------------------
 
@@ -566,6 +642,7 @@ class VectorStore:
     def sync(self) -> int:
         """Makes every write so far durable; returns `durable_lsn`. Raises `SyncFailedError`."""
         log = self._logged()
+        log.check_usable()
         self._make_durable(log.cursor.published)
         return log.cursor.durable
 
@@ -585,17 +662,20 @@ class VectorStore:
 
         Concurrency: writes and reads go on; calls at the same time share one checkpoint.
         """
-        self._logged()
+        self._logged().check_usable()
         if self._checkpointer is None:
             raise NoStoreError("nothing was written yet, so there is nothing to checkpoint")
-        info = self._checkpointer.take()
-        self.checkpoints_taken += 1
-        return info
+        return self._checkpointer.take()
 
     @property
     def recovery_stats(self) -> RecoveryStats:
         """What opening found."""
         return self._stats
+
+    @property
+    def failed(self) -> bool:
+        """Whether a failed sync has ended all writing; reads go on."""
+        return isinstance(self._log, Log) and self._log.failed
 
     @property
     def changed(self) -> bool:
@@ -616,11 +696,28 @@ class VectorStore:
 
         Raises `SyncFailedError` or `CheckpointFailedError` where that did not work; the directory is free then, too.
         """
-        self._close()
+        if self._close is None:
+            self.end()
+        else:
+            self._close()
 
     def on_close(self, act: Callable[[], None]) -> None:
         """Names what `close` does; for `opening`."""
         self._close = act
+
+    def end_checkpoints(self) -> None:
+        """Waits for a checkpoint that runs; later ones are refused. For `opening`."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+
+    def end(self) -> State | None:
+        """Lets every later call raise why: the rows may be another's from now on. Returns the state. For `opening`."""
+        state, self._state = self._state, cast(State, _Ended(self._log.refusal))
+        return state
+
+    def end_in_child(self) -> None:
+        """As `end`, in a forked child: a lock that another thread held at the fork would never be free."""
+        self.end()
 
     def __enter__(self) -> Self:
         return self
@@ -628,10 +725,86 @@ class VectorStore:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        log = self._log
+        wal_dir = getattr(log, "wal_dir", None)
+        facts = [f"log in {wal_dir}" if wal_dir else "in memory"]
+        if isinstance(log, ReadOnlyLog):
+            facts.append("read-only")
+        state = self._state
+        if _is_ended(state):
+            facts.insert(0, "closed")
+        else:
+            ids = len(state) if state is not None else 0
+            dimension = f"dimension {state.matrix.dimension}" if state is not None else "no dimension yet"
+            facts = [f"{ids:,} ids", dimension, DTYPES[log.identity.dtype].name, self._search.metric, *facts]
+        return f"<{type(self).__name__}: {', '.join(facts)}>"
+
+    def _check_open(self) -> None:
+        if _is_ended(self._state):
+            raise self._log.refusal()
+
     def _logged(self) -> Log:
         if not isinstance(self._log, Log):
             raise NoStoreError("this store keeps no log: it lives in memory; use mmwal.open() for one that is durable")
         return self._log
+
+
+class ReadOnlyStore(VectorStore):
+    """A store that was opened with ``read_only=True``: as it was then, in memory.
+
+    It reads as `VectorStore`, keeps shared locks until it is closed, and raises `ReadOnlyError` for all else.
+    """
+
+    def insert(self, *_: Any, **__: Any) -> int:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    update = upsert = delete = insert_many = update_many = upsert_many = delete_many = insert
+
+    def sync(self) -> int:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    def checkpoint(self) -> CheckpointInfo:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    @property
+    def durable_lsn(self) -> int:
+        """The greatest durable position that the log had on record when it was read."""
+        assert isinstance(self._log, ReadOnlyLog)
+        return self._log.durable_lsn
+
+    def end_in_child(self) -> None:
+        """As `VectorStore.end_in_child`."""
+        assert isinstance(self._log, ReadOnlyLog)
+        self._log.forked = True
+        self.end()
+
+
+class _Ended:
+    """Stands where the state of a store was that is closed, or that belongs to the parent process."""
+
+    def __init__(self, refusal: Callable[[], UnavailableError]) -> None:
+        self._refusal = refusal
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._refusal()
+
+    def __len__(self) -> int:
+        raise self._refusal()
+
+    def __contains__(self, id: object) -> bool:
+        raise self._refusal()
+
+
+def _is_ended(state: object) -> bool:
+    return isinstance(state, _Ended)
 
 
 def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
@@ -666,5 +839,3 @@ def _in_memory(dtype: DTypeName, metric: MetricName) -> Parts:
         stats=RecoveryStats(),
         checkpoint_interval=None,
     )
-
-

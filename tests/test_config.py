@@ -116,7 +116,7 @@ WAL_REFUSED = [
     ("max_wal_size", 0),
     ("max_wal_size", -1),
     ("max_wal_size", 1e9),
-    ("max_wal_size", TWO_SEGMENTS - 1),
+    ("max_wal_size", 131_071),
     ("segment_size", 64 * KIB - 4096),
     ("segment_size", 64 * KIB + 1),
     ("segment_size", 1024 * MIB + 4096),
@@ -230,9 +230,10 @@ def test_unknown_metric_is_answered_with_the_known_ones() -> None:
     assert all(name in str(refusal(WalConfig, metric="ip")) for name in ("inner_product", "cosine", "l2"))
 
 
-def test_budget_below_two_default_segments_is_told_to_pass_a_segment_size() -> None:
-    problem = str(refusal(WalConfig, max_wal_size=100 * MIB))
+def test_budget_below_two_segments_is_told_to_pass_a_smaller_segment_size() -> None:
+    problem = str(refusal(WalConfig, max_wal_size=100 * MIB, segment_size=64 * MIB))
     assert "pass segment_size=52428800 or less" in problem
+    assert WalConfig(max_wal_size=100 * MIB).segment_size is None  # an existing log may have smaller ones
     assert WalConfig(max_wal_size=100 * MIB, segment_size=52_428_800).segment_size == 52_428_800
 
 

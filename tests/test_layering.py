@@ -201,12 +201,8 @@ def test_package_modules_are_found() -> None:
         pytest.param("mmwal.log.scan", "from ..state import rows", id="upwards-relative"),
         pytest.param("mmwal.log.scan", "from .. import state", id="upwards-relative-bare"),
         pytest.param("mmwal.log.scan", "def f():\n    from mmwal import store", id="inside-a-function"),
-        pytest.param(
-            "mmwal.log.scan", "class C:\n  async def f(s):\n    import mmwal.cli", id="inside-a-method"
-        ),
-        pytest.param(
-            "mmwal.log.scan", "if TYPE_CHECKING:\n    from mmwal.store import VectorStore", id="for-types"
-        ),
+        pytest.param("mmwal.log.scan", "class C:\n  async def f(s):\n    import mmwal.cli", id="inside-a-method"),
+        pytest.param("mmwal.log.scan", "if TYPE_CHECKING:\n    from mmwal.store import VectorStore", id="for-types"),
         pytest.param("mmwal.log.scan", "import_module('mmwal.store')", id="by-name"),
         pytest.param("mmwal.log.scan", "import mmwal", id="the-face"),
         pytest.param("mmwal.log.scan", "from mmwal import WalConfig", id="a-name-of-the-face"),
@@ -236,9 +232,7 @@ def test_checker_finds_the_breach(module: str, source: str) -> None:
         pytest.param("mmwal.recovery.recover", "from mmwal.log import scan", id="downwards"),
         pytest.param("mmwal.log.scan", "from . import cursor\nfrom .segment import Segment", id="own-room"),
         pytest.param("mmwal.kernel.reference", "from mmwal.format import layout", id="own-tier"),
-        pytest.param(
-            "mmwal.log.log", "import threading, struct\nfrom numpy import uint8", id="threads-and-libraries"
-        ),
+        pytest.param("mmwal.log.log", "import threading, struct\nfrom numpy import uint8", id="threads-and-libraries"),
         pytest.param("mmwal.disk.posix", "import os, mmap, fcntl, time, ctypes", id="the-system-from-disk"),
         pytest.param("mmwal.recovery.recover", "import time", id="time-above-checkpoint"),
         pytest.param("mmwal.testing.model", "from mmwal import store, log", id="the-test-kit"),

@@ -85,9 +85,7 @@ def test_checker_finds_code_execution(source: str) -> None:
     assert len(executing_code(source)) == 1
 
 
-@pytest.mark.parametrize(
-    "source", ["np.load(path)", "np.load(path, allow_pickle=False)", "model.eval()", "import ast"]
-)
+@pytest.mark.parametrize("source", ["np.load(path)", "np.load(path, allow_pickle=False)", "model.eval()", "import ast"])
 def test_checker_accepts_plain_reading(source: str) -> None:
     assert executing_code(source) == []
 
@@ -96,10 +94,7 @@ def test_no_tracked_file_names_a_path_of_a_machine() -> None:
     files = tracked_files()
     assert ROOT / "pyproject.toml" in files
     found = [
-        f"{where(path)}: {prefix.decode()}"
-        for path in files
-        for prefix in MACHINE_PATHS
-        if prefix in path.read_bytes()
+        f"{where(path)}: {prefix.decode()}" for path in files for prefix in MACHINE_PATHS if prefix in path.read_bytes()
     ]
     assert found == []
 

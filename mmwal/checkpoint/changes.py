@@ -1,4 +1,4 @@
-"""What changed since the checkpoint before, as columns: for a delta section, or everything for a base.
+"""What changed since the checkpoint before, and the columns that say so: of a delta section, or of a base.
 
 All of it is told from the table of rows. With p the LSN of the checkpoint before and c that of this one, of the rows
 touched since,
@@ -34,65 +34,72 @@ _SLICE_ROWS = 256
 _BREATH_S = 50e-6
 
 I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """The columns of a section: deleted ids are at the end of ``ids``, with row -1."""
+class Changes:
+    """Rows that are new, rows in limbo, and those among them whose ids were deleted."""
+
+    new: I64
+    limbo: I64
+    deleted: I64
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.deleted)
+
+
+@dataclass(frozen=True, slots=True)
+class SectionColumns:
+    """The columns of a section as `format.image.encode_section` takes them; deleted ids come last, with row -1."""
 
     ids: bytes
     rows: I64
     lsns: npt.NDArray[np.uint64]
-    checksums: npt.NDArray[np.uint32]
+    checksums: U32
     metadata: list[bytes | None]
     limbo: I64
-    new_rows: int
 
 
-def changes_since(kernel: Kernel, state: State, capture: Capture) -> Change:
-    """Returns what changed since the checkpoint before, and remembers the checksums of new rows."""
+def changes_since(state: State, capture: Capture) -> Changes:
+    """Returns what changed since the checkpoint before."""
     touched = np.unique(np.array(capture.touched, np.int64))
     died = state.rows.died[touched]
     born = state.rows.born[touched]
     since, until = np.uint64(capture.since_lsn), np.uint64(capture.applied_lsn)
     new = touched[(since < born) & (born <= until) & (until < died)]
-    left = (born <= since) & (since < died) & (died <= until)
-    limbo, limbo_died = touched[left], died[left]
-    # 1. The new rows: their ids and checksums.
-    ids, checksums, metadata = _columns(kernel, state, new)
-    with state.lock:
-        state.rows.checksums[new] = checksums
-    # 2. The ids that are gone.
+    limbo = touched[(born <= since) & (since < died) & (died <= until)]
     names = state.rows.ids
     kept = {names[row] for row in new.tolist()}
-    gone = [index for index, row in enumerate(limbo.tolist()) if names[row] not in kept]
+    deleted = [row for row in limbo.tolist() if names[row] not in kept]
+    return Changes(new, limbo, np.array(deleted, np.int64))
+
+
+def delta_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> SectionColumns:
+    """Returns the columns of a delta section; the table keeps the checksums of the new rows."""
+    ids, checksums, metadata = _described(kernel, state, capture, changes.new)
+    gone = changes.deleted
     for part in _slices(len(gone)):
-        ids.add([_known(names[row]) for row in limbo[gone[part]].tolist()])
-    return Change(
+        ids.add(_ids(state, gone[part].tolist()))
+    return SectionColumns(
         ids.block(),
-        np.concatenate((new, np.full(len(gone), DELETED))),
-        np.concatenate((state.rows.born[new], limbo_died[gone])),
+        np.concatenate((changes.new, np.full(len(gone), DELETED))),
+        np.concatenate((state.rows.born[changes.new], state.rows.died[gone])),
         np.concatenate((checksums, np.zeros(len(gone), np.uint32))),
         metadata + [None] * len(gone),
-        limbo,
-        len(new),
+        changes.limbo,
     )
 
 
-def everything(state: State, capture: Capture, limbo: I64) -> Change:
-    """Returns all that is alive in a capture, after `changes_since` has remembered the checksums."""
-    table = state.rows
-    high = capture.rows_high
+def base_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> SectionColumns:
+    """Returns the columns of a base section; the table keeps the checksums of the new rows."""
+    high, table = capture.rows_high, state.rows
     rows = np.flatnonzero(visible(table.born[:high], table.died[:high], capture.applied_lsn))
-    ids, metadata = IdColumn(), []
-    for part in _slices(len(rows)):
-        numbers = rows[part].tolist()
-        ids.add([_known(table.ids[row]) for row in numbers])
-        metadata += [table.metadata[row] for row in numbers]
-    return Change(ids.block(), rows, table.born[rows], table.checksums[rows], metadata, limbo, len(rows))
+    ids, checksums, metadata = _described(kernel, state, capture, rows)
+    return SectionColumns(ids.block(), rows, state.rows.born[rows], checksums, metadata, changes.limbo)
 
 
-def row_checksums(kernel: Kernel, state: State, rows: I64, raw_ids: list[bytes]) -> npt.NDArray[np.uint32]:
+def row_checksums(kernel: Kernel, state: State, rows: I64, raw_ids: list[bytes]) -> U32:
     """Returns the checksums of rows whose ids have these bytes."""
     checksums = np.empty(len(rows), np.uint32)
     matrix = state.matrix
@@ -101,16 +108,31 @@ def row_checksums(kernel: Kernel, state: State, rows: I64, raw_ids: list[bytes])
     return checksums
 
 
-def _columns(kernel: Kernel, state: State, rows: I64) -> tuple[IdColumn, npt.NDArray[np.uint32], list[bytes | None]]:
-    table = state.rows
-    ids, metadata = IdColumn(), []
-    checksums = np.empty(len(rows), np.uint32)
+def _described(kernel: Kernel, state: State, capture: Capture, rows: I64) -> tuple[IdColumn, U32, list[bytes | None]]:
+    """Returns ids, checksums and metadata of rows; those of older rows were computed by an earlier checkpoint."""
+    ids = IdColumn()
+    metadata: list[bytes | None] = []
+    checksums = state.rows.checksums[rows]
+    fresh = state.rows.born[rows] > np.uint64(capture.since_lsn)
     for part in _slices(len(rows)):
         numbers = rows[part].tolist()
-        raw_ids = ids.add([_known(table.ids[row]) for row in numbers])
-        metadata += [table.metadata[row] for row in numbers]
-        checksums[part] = row_checksums(kernel, state, rows[part], raw_ids)
+        raw_ids = ids.add(_ids(state, numbers))
+        metadata += [state.rows.metadata[row] for row in numbers]
+        wanted = np.flatnonzero(fresh[part])
+        if len(wanted):
+            names = raw_ids if len(wanted) == len(raw_ids) else [raw_ids[index] for index in wanted.tolist()]
+            found = row_checksums(kernel, state, rows[part][wanted], names)
+            checksums[part][wanted] = found
+            with state.lock:
+                state.rows.checksums[rows[part][wanted]] = found
     return ids, checksums, metadata
+
+
+def _ids(state: State, rows: list[int]) -> list[Id]:
+    names = state.rows.ids
+    found = [id for row in rows if (id := names[row]) is not None]
+    assert len(found) == len(rows), "a row that a checkpoint names has an id"
+    return found
 
 
 def _slices(count: int) -> Iterator[slice]:
@@ -121,8 +143,3 @@ def _slices(count: int) -> Iterator[slice]:
         if start:
             held.acquire(timeout=_BREATH_S)  # held for ever: this waits without the GIL
         yield slice(start, min(start + _SLICE_ROWS, count))
-
-
-def _known(id: Id | None) -> Id:
-    assert id is not None, "a row that a checkpoint names has an id"
-    return id

@@ -17,18 +17,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mmwal.checkpoint.changes import Change, changes_since, everything
+from mmwal.checkpoint.changes import Changes, SectionColumns, base_columns, changes_since, delta_columns
 from mmwal.checkpoint.image import image_numbers, remove_images, write_section
 from mmwal.checkpoint.load import Loaded
 from mmwal.disk.interface import Disk, File
 from mmwal.entry import CheckpointInfo
-from mmwal.errors import CheckpointFailedError, WalFullError
+from mmwal.errors import CheckpointFailedError, WalClosedError, WalFullError
 from mmwal.format.control import DATA_CONTROL
 from mmwal.format.image import BASE, DELTA, Place, Section, encode_section
 from mmwal.kernel.interface import Kernel
 from mmwal.state.state import Capture
 
 DELTAS_BYTES_LEAST = 64 << 10  # below this, deltas are never merged into a new base
+_ENTRY_BYTES_LEAST = 25  # in a section: length and a byte of id, row, LSN, checksum
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -83,6 +84,7 @@ class Checkpointer:
         self._running = False
         self._info: CheckpointInfo | None = None
         self._failure: BaseException | None = None
+        self._closed = False  # under `_turn`
 
     @property
     def redo_lsn(self) -> int:
@@ -117,6 +119,8 @@ class Checkpointer:
         with self._turn:
             wanted = self._begun + 1
             while True:
+                if self._closed:
+                    raise WalClosedError("the store is closed; open the directory again")
                 if self._failure is not None:
                     raise self._refusal()
                 if self._ended >= wanted and self._info is not None:
@@ -137,6 +141,13 @@ class Checkpointer:
                 self._turn.notify_all()
         return info
 
+    def close(self) -> None:
+        """Waits for a checkpoint that runs, and refuses later ones."""
+        with self._turn:
+            self._closed = True
+            while self._running:
+                self._turn.wait()
+
     # -- the steps ------------------------------------------------------------------------------------------------
 
     def _take(self) -> CheckpointInfo:
@@ -150,10 +161,10 @@ class Checkpointer:
             self._wait_durable(capture.applied_lsn)
             # 3. The rows.
             self._finally(self._matrix.sync)
-            # 4. What changed, with a checksum for every new row.
-            change = changes_since(self._kernel, self._state, capture)
-            # 5. The image: a delta behind the last one, or a new base.
-            image = self._write_image(capture, change)
+            # 4. What changed.
+            changes = changes_since(self._state, capture)
+            # 5. The image, with a checksum for every new row: a delta behind the last one, or a new base.
+            image = self._write_image(capture, changes)
             self._finally(lambda: self._sync_image(image))
             # 6. The slot: from here on a crash finds this checkpoint.
             self._finally(lambda: self._publish(capture, image))
@@ -169,36 +180,40 @@ class Checkpointer:
             lsn=capture.applied_lsn,
             redo_lsn=self.redo_lsn,
             elapsed_ms=(self._disk.monotonic_ns() - started_ns) / 1e6,
-            bytes_written=image.section_bytes + DATA_CONTROL.size + change.new_rows * self._matrix.stride,
-            rows_changed=len(change.rows),
+            bytes_written=image.section_bytes + DATA_CONTROL.size + len(changes.new) * self._matrix.stride,
+            rows_changed=len(changes),
             live_rows=capture.live_rows,
         )
 
-    def _write_image(self, capture: Capture, change: Change) -> _Image:
+    def _write_image(self, capture: Capture, changes: Changes) -> _Image:
         current = self._control.current
-        if current.image_bytes and not self._begin_anew:
+        room = max(DELTAS_BYTES_LEAST, self._base_bytes // 2) - (current.image_bytes - self._base_bytes)
+        if current.image_bytes and not self._begin_anew and len(changes) * _ENTRY_BYTES_LEAST <= room:
             place = Place(current.store_id, current.image_number, current.image_bytes, current.image_crc)
-            section = self._encode(place, DELTA, capture, change)
-            deltas_bytes = current.image_bytes - self._base_bytes + section.section_bytes
-            if deltas_bytes <= max(DELTAS_BYTES_LEAST, self._base_bytes // 2):
+            columns = delta_columns(self._kernel, self._state, capture, changes)
+            section = self._encode(place, DELTA, capture, columns)
+            if section.section_bytes <= room:
                 return self._write(place, section, self._base_bytes)
         taken = [*image_numbers(self._disk, self._data_dir), *(slot.image_number for slot in self._control.slots)]
         place = Place(current.store_id, 1 + max(taken), 0, 0)
-        section = self._encode(place, BASE, capture, everything(self._state, capture, change.limbo))
+        columns = base_columns(self._kernel, self._state, capture, changes)
+        section = self._encode(place, BASE, capture, columns)
         return self._write(place, section, section.section_bytes)
 
-    def _encode(self, place: Place, kind: int, capture: Capture, change: Change) -> Section:
+    def _encode(self, place: Place, kind: int, capture: Capture, columns: SectionColumns) -> Section:
         return encode_section(
             place,
             kind=kind,
             sequence=self.sequence + 1,
             redo_lsn=capture.applied_lsn,
-            ids=change.ids,
-            rows=change.rows,
-            lsns=change.lsns,
-            checksums=change.checksums,
-            metadata=change.metadata,
-            limbo=change.limbo,
+            rows_high=capture.rows_high,
+            live_rows=capture.live_rows,
+            ids=columns.ids,
+            rows=columns.rows,
+            lsns=columns.lsns,
+            checksums=columns.checksums,
+            metadata=columns.metadata,
+            limbo=columns.limbo,
         )
 
     def _write(self, place: Place, section: Section, base_bytes: int) -> _Image:

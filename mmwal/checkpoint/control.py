@@ -104,8 +104,10 @@ class DataControl:
 
         After a failed sync and a restart a slot may stand in the page cache only, and a slot whose image is damaged
         may come out whole the next time. So before a row is reused or the log trimmed by the current slot, it is
-        stored over the newest one; if that tears, the other valid one still stands.
+        stored over the newest one; if that tears, the other valid one still stands. The file's name, too, may stand
+        in memory only: a process that was killed while it created the data may not have come to sync it.
         """
+        self._disk.sync_directory(self.path.rpartition("/")[0])
         other = self.other
         if other is not None and other.fields["sequence"] < self.current.fields["sequence"]:
             self._write(self.current.index, {})

@@ -34,7 +34,7 @@ from mmwal.kernel.interface import DTYPE_CODES
 from mmwal.state.matrix import MATRIX_NAME, Matrix
 from mmwal.state.state import State, load_state
 
-METRIC_CODES = {name: code for code, name in enumerate(METRICS, start=1)}  # as `format.control` says
+METRIC_CODES: dict[str, int] = {name: code for code, name in enumerate(METRICS, start=1)}  # as `format.control` says
 
 I64 = npt.NDArray[np.int64]
 
@@ -169,18 +169,20 @@ def _content(disk: Disk, data_dir: str, slot: Slot) -> _Content:
             f"{data_dir}/{MATRIX_NAME} has {matrix_bytes:,} bytes, too few for {slot.rows_high:,} rows of "
             f"{slot.row_bytes:,}"
         )
+    path = image_path(data_dir, slot.image_number)
     sections: list[Columns] = []
-    base_bytes, redo_lsn = 0, slot.redo_lsn
+    base_bytes = 0
+    last = {"redo_lsn": slot.redo_lsn, "rows_high": 0, "live_rows": 0}  # an empty store has no image
     if slot.image_bytes:
         for fields, columns in read_sections(
             disk, data_dir, slot.store_id, slot.image_number, slot.image_bytes, slot.image_crc
         ):
             sections.append(columns)
             base_bytes = base_bytes or fields["section_bytes"]
-            redo_lsn = fields["redo_lsn"]
-    path = image_path(data_dir, slot.image_number)
-    if redo_lsn != slot.redo_lsn:
-        raise ValueError(f"{path} ends at redo LSN {redo_lsn}, the control file names {slot.redo_lsn}")
+            last = fields
+    for name in ("redo_lsn", "rows_high", "live_rows"):
+        if last[name] != slot.fields[name]:
+            raise ValueError(f"{path} ends with {name} {last[name]}, the control file names {slot.fields[name]}")
     columns = _merge(sections)
     _check_columns(path, columns, slot)
     return _Content(columns, base_bytes)

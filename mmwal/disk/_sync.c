@@ -53,6 +53,9 @@ enum {
     RING_SLOT_BYTES = 32,
 };
 #define STATE_POISONED 1
+#ifndef UNMAP_PAGES_LEAST
+#define UNMAP_PAGES_LEAST 16
+#endif
 
 /* ---- the segment, as mmwal/format/segment.py lays it out */
 
@@ -120,6 +123,11 @@ static int sync_segment(Gate *gate, uint64_t number, uint64_t start, uint64_t en
     if (stop > gate->segment_bytes)
         stop = gate->segment_bytes;
     *synced_bytes += stop - first;
+    /* Write-back takes the write access from each mapped page by itself, with a flush of the TLB that also interrupts
+     * the core that appends. So we let go of the mapping of whole pages first, all at once: their content and that they
+     * are dirty stays with the file's cache, and nobody appends to them again. The last page is still being filled. */
+    if (stop - first >= UNMAP_PAGES_LEAST * page)
+        madvise((void *)(uintptr_t)(address + first), (size_t)(stop - first - page), MADV_DONTNEED);
     return msync((void *)(uintptr_t)(address + first), (size_t)(stop - first), MS_SYNC) == 0 ? 0 : errno;
 }
 

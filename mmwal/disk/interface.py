@@ -51,7 +51,7 @@ class File(Protocol):
         """Writes all of ``content`` or raises; what a failed call wrote is unspecified."""
 
     def allocate(self, size: int) -> None:
-        """Gives the file at least ``size`` bytes with real blocks; new ones read as zero. ENOSPC if there are too few."""
+        """Gives the file at least ``size`` bytes with real blocks; new ones read as zero. ENOSPC for too few."""
 
     def zero(self, offset: int, length: int) -> None:
         """Writes zeros in small writes, so that the page cache holds small pages (see DESIGN section 3)."""
@@ -95,7 +95,7 @@ class SyncGate(Protocol):
     """The syncing role of one log, shared by all its threads (DESIGN section 4)."""
 
     def sync(self, lsn: int, timeout_s: float | None = None) -> bool:
-        """Returns True once `durable` covers ``lsn``, by taking the role or by waiting for its holder; False on timeout.
+        """Returns True once `durable` covers ``lsn``, by taking the role or by waiting; False on timeout.
 
         Raises `OSError` when a sync failed, now or earlier: the state word is then poisoned.
         """

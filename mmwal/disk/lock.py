@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 from mmwal.disk import forking
 from mmwal.disk.descriptor import FILE_MODE, naming, open_regular
@@ -28,15 +29,22 @@ _PID_BYTES_MAX = 128
 class DescriptorLock:
     """A lock that lasts as long as its descriptor."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, unlock: Callable[[int], object]) -> None:
         self._fd = fd
+        self._pid = os.getpid()
+        self._unlock = unlock
         forking.close_in_children(self)
 
     def release(self) -> None:
         """Lets go of the lock. Does nothing the second time, and in a forked child."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if fd < 0:
+            return
+        # A child forked just now may not have closed its copy yet, and closing ours alone would leave it the lock.
+        with contextlib.suppress(OSError):
+            if os.getpid() == self._pid:
+                self._unlock(fd)
+        os.close(fd)
 
     def close_in_child(self) -> None:
         """Closes the descriptor in a forked child; the parent keeps the lock."""
@@ -58,7 +66,7 @@ def lock_writer(path: str) -> DescriptorLock:
             if _is_named(fd, path):
                 os.fchmod(fd, FILE_MODE)
                 _write_holder(fd)
-                return DescriptorLock(fd)
+                return DescriptorLock(fd, _unlock_writer)
         except BaseException:
             os.close(fd)
             raise
@@ -71,7 +79,7 @@ def lock_reader(path: str) -> DescriptorLock:
     try:
         with naming(path):
             fcntl.fcntl(fd, _ofd("F_OFD_SETLK"), _readers_range(fcntl.F_RDLCK))
-        return DescriptorLock(fd)
+        return DescriptorLock(fd, _unlock_reader)
     except BaseException:
         os.close(fd)
         raise
@@ -100,6 +108,14 @@ def _flock_now(fd: int, path: str) -> None:
         error = BlockingIOError(errno.EWOULDBLOCK, f"locked by {holder}; close it there first", path)
         error.holder_pid = pid  # type: ignore[attr-defined]
         raise error from None
+
+
+def _unlock_writer(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _unlock_reader(fd: int) -> None:
+    fcntl.fcntl(fd, _ofd("F_OFD_SETLK"), _readers_range(fcntl.F_UNLCK))
 
 
 def _is_named(fd: int, path: str) -> bool:

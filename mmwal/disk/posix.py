@@ -200,9 +200,7 @@ class PosixDisk:
         """Returns whether a reader's lock is held on the file by anybody, this process included."""
         return lock.has_readers(path)
 
-    def time_ns(self) -> int:
-        """Returns the wall clock, nanoseconds since 1970 UTC."""
-        return time.time_ns()
+    time_ns = staticmethod(time.time_ns)  # the wall clock, nanoseconds since 1970 UTC; no frame of ours: appends ask it
 
     def monotonic_ns(self) -> int:
         """Returns a clock that never goes back, in nanoseconds."""

@@ -34,6 +34,7 @@ LOG_CONTROL = Layout(
     ("durable_lsn", "u64", "everything below was durable when this slot was written"),
     ("incarnation", "u64", "counts the writers that opened the log"),
     ("clean", "u8", "1: closed cleanly, the log ends at end_lsn"),
+    ("owned", "u8", "1: a store owns the log; its checkpoints release it"),
     ("end_lsn", "u64", "end of the log at a clean close; else 0"),
     ("crc", "u32", "CRC-32 of all before"),
     magic=b"MMWALCTL",

@@ -4,7 +4,7 @@
     delta section     what changed since the section before it; row -1: the id was deleted
     delta section     ...
 
-A section begins at a multiple of 64 with a sealed header, padded to `HEADER_BYTES`; the columns follow, each padded
+A section begins at a multiple of 64 with a sealed header; the columns follow, each padded
 with zeros to 64 bytes, in this order:
 
     ids               block of ids (`frame.pack_ids`)
@@ -54,6 +54,8 @@ SECTION = Layout(
     ("section_bytes", "u64", "size of this section, header and padding included"),
     ("sequence", "u64", "of the checkpoint that wrote it"),
     ("redo_lsn", "u64", "where replay starts for that checkpoint"),
+    ("rows_high", "u64", "rows of the matrix ever used, as of that checkpoint"),
+    ("live_rows", "u64", "ids that are alive, as of that checkpoint"),
     ("entries", "u64", "ids in this section, deleted ones included"),
     ("limbo_rows", "u64", "rows in limbo"),
     ("ids_bytes", "u64", "size of the block of ids, without padding"),
@@ -62,7 +64,7 @@ SECTION = Layout(
     ("crc", "u32", "CRC-32 of all before"),
     magic=b"MMWALIMG",
 )
-HEADER_BYTES = align(SECTION.size)
+HEADER_BYTES = SECTION.size
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -136,6 +138,8 @@ def encode_section(
     kind: int,
     sequence: int,
     redo_lsn: int,
+    rows_high: int,
+    live_rows: int,
     ids: bytes,
     rows: I64,
     lsns: U64,
@@ -170,6 +174,8 @@ def encode_section(
         section_bytes=section_bytes,
         sequence=sequence,
         redo_lsn=redo_lsn,
+        rows_high=rows_high,
+        live_rows=live_rows,
         entries=len(rows),
         limbo_rows=len(limbo),
         ids_bytes=len(ids),
@@ -177,7 +183,7 @@ def encode_section(
         columns_crc=columns_crc,
     )
     crc = int.from_bytes(header[-4:], "little")
-    return Section([header.ljust(HEADER_BYTES, b"\0"), *filter(len, parts)], section_bytes, crc)
+    return Section([header, *filter(len, parts)], section_bytes, crc)
 
 
 def section_header(content: bytes, place: Place, room: int) -> dict[str, Any]:
@@ -248,3 +254,6 @@ def _unpack_ids(block: memoryview, count: int) -> list[Id]:
 def _cut(text: str, sizes: npt.NDArray[np.int64]) -> list[Id]:
     ends = np.cumsum(sizes)
     return [text[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
+
+
+assert align(HEADER_BYTES) == HEADER_BYTES

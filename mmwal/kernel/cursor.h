@@ -12,6 +12,8 @@
 
 #include "frame.h"
 
+#define MM_PIECE_BYTES UINT64_C(32768)
+
 #define MM_BLOCK_BYTES 4096
 #define MM_RESERVED 0
 #define MM_PUBLISHED 64
@@ -156,14 +158,17 @@ static inline int mm_reserve(const mm_cursor *cursor, uint64_t length, mm_claim 
 
 /* ---- write and publish */
 
-/* Completes the header, computes the checksum over what stands at the destination, stores the commit word. */
-static inline void mm_publish(const mm_cursor *cursor, const mm_range *range, mm_header *header)
+/* Completes the header, but for the checksum. */
+static inline void mm_complete(const mm_cursor *cursor, const mm_range *range, mm_header *header)
 {
     header->start_lsn = range->lsn;
     header->durable_lsn = __atomic_load_n(mm_word(cursor, MM_DURABLE), __ATOMIC_ACQUIRE);
     header->commit = mm_commit_word(range->salt, range->lsn, range->length);
-    const uint64_t covered = header->kind == MM_KIND_PAD ? sizeof *header : range->length;
-    header->frame_crc = mm_frame_crc(header, range->at, covered, range->salt);
+}
+
+/* Stores the header, then the commit word. */
+static inline void mm_publish(const mm_range *range, const mm_header *header)
+{
     memcpy(range->at + 8, (const uint8_t *)header + 8, sizeof *header - 8);
     mm_store_commit(range->at, header->commit);
 }
@@ -188,15 +193,10 @@ static inline void mm_write(const mm_cursor *cursor, const mm_claim *claim, cons
     MM_PAUSE();
     if (claim->pad.length != 0) {
         mm_header pad = {.kind = MM_KIND_PAD, .time_ns = entry->time_ns};
-        mm_publish(cursor, &claim->pad, &pad);
+        mm_complete(cursor, &claim->pad, &pad);
+        pad.frame_crc = mm_frame_crc(&pad, claim->pad.at, sizeof pad, claim->pad.salt);
+        mm_publish(&claim->pad, &pad);
     }
-    uint8_t *to = claim->frame.at + sizeof(mm_header);
-    to = mm_copy(to, entry->vector, entry->vector_bytes);
-    to = mm_copy(to, entry->ids[0], entry->ids_bytes[0]);
-    to = mm_copy(to, entry->ids[1], entry->ids_bytes[1]);
-    to = mm_copy(to, entry->meta[0], entry->meta_bytes[0]);
-    to = mm_copy(to, entry->meta[1], entry->meta_bytes[1]);
-    memset(to, 0, (size_t)(claim->frame.at + claim->frame.length - to));
     mm_header header = {
         .kind = entry->kind,
         .dtype = entry->dtype,
@@ -207,7 +207,31 @@ static inline void mm_write(const mm_cursor *cursor, const mm_claim *claim, cons
         .id_bytes = (uint32_t)(entry->ids_bytes[0] + entry->ids_bytes[1]),
         .meta_bytes = (uint32_t)(entry->meta_bytes[0] + entry->meta_bytes[1]),
     };
-    mm_publish(cursor, &claim->frame, &header);
+    mm_complete(cursor, &claim->frame, &header);
+
+    /* A large payload is copied in pieces, each checksummed at its destination while it is in the nearest cache. */
+    uint8_t *to = claim->frame.at + sizeof header;
+    const uint8_t *piece = to, *from = entry->vector;
+    uint64_t left = entry->vector_bytes;
+    uint32_t state = 0;
+    if (left > MM_PIECE_BYTES)
+        state = mm_frame_crc_first(&header, claim->frame.salt);
+    for (; left > MM_PIECE_BYTES; from += MM_PIECE_BYTES, left -= MM_PIECE_BYTES, piece = to) {
+        to = mm_copy(to, from, MM_PIECE_BYTES);
+        state = mm_frame_crc_next(state, piece, MM_PIECE_BYTES);
+    }
+    to = mm_copy(to, from, left);
+    to = mm_copy(to, entry->ids[0], entry->ids_bytes[0]);
+    to = mm_copy(to, entry->ids[1], entry->ids_bytes[1]);
+    to = mm_copy(to, entry->meta[0], entry->meta_bytes[0]);
+    to = mm_copy(to, entry->meta[1], entry->meta_bytes[1]);
+    uint8_t *end = claim->frame.at + claim->frame.length;
+    memset(to, 0, (size_t)(end - to));
+    if (entry->vector_bytes > MM_PIECE_BYTES)
+        header.frame_crc = ~mm_frame_crc_next(state, piece, (uint64_t)(end - piece));
+    else
+        header.frame_crc = mm_frame_crc(&header, claim->frame.at, claim->frame.length, claim->frame.salt);
+    mm_publish(&claim->frame, &header);
 }
 
 /* ---- advance */

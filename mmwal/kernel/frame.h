@@ -86,13 +86,40 @@ static inline void mm_store_commit(uint8_t *frame, uint64_t word)
 /* The checksum of a frame: of the commit word and of bytes 12 to `covered`, started from the low half of the salt.
  * Moved up by four bytes these make whole blocks: the first holds zeros, the commit word and the header behind its crc
  * field; the others are the blocks of the frame itself. */
-static inline uint32_t mm_frame_crc(const mm_header *header, const uint8_t *frame, uint64_t covered, uint64_t salt)
+static inline void mm_frame_block(const mm_header *header, uint64_t salt, uint8_t first[MM_CRC_BLOCK])
 {
-    uint8_t first[MM_CRC_BLOCK] = {0};
     const uint64_t message = header->commit ^ (uint32_t)~(uint32_t)salt;
+    memset(first, 0, 4);
     memcpy(first + 4, &message, 8);
     memcpy(first + 12, (const uint8_t *)header + 12, sizeof *header - 12);
+}
+
+static inline uint32_t mm_frame_crc(const mm_header *header, const uint8_t *frame, uint64_t covered, uint64_t salt)
+{
+    uint8_t first[MM_CRC_BLOCK];
+    mm_frame_block(header, salt, first);
     return ~mm_fold(first, frame + sizeof *header, (size_t)(covered - sizeof *header) / MM_CRC_BLOCK);
+}
+
+/* The same piece by piece: the state after the header; the state after whole blocks more; inverted it is the checksum. */
+static inline uint32_t mm_frame_crc_first(const mm_header *header, uint64_t salt)
+{
+    uint8_t first[MM_CRC_BLOCK];
+    mm_frame_block(header, salt, first);
+    return mm_fold(first, first, 0);
+}
+
+static inline uint32_t mm_frame_crc_next(uint32_t state, const uint8_t *piece, uint64_t size)
+{
+    uint8_t first[MM_CRC_BLOCK];
+    uint32_t start;
+    if (size == 0)
+        return state;
+    memcpy(first, piece, sizeof first);
+    memcpy(&start, first, 4);
+    start ^= state;
+    memcpy(first, &start, 4);
+    return mm_fold(first, piece + sizeof first, (size_t)size / MM_CRC_BLOCK - 1);
 }
 
 /* Applies the validity rule to the position `lsn` of a range that ends at `end`; `frame` is its address.

@@ -13,7 +13,7 @@ The cursor block
     192      state       whoever closes or poisons      appenders: non-zero refuses before anything is reserved
     200      attention   the idle sync worker sets it   appenders: non-zero asks for the slow path after publishing
     256      gate        the sync gate's own words
-    1024     ring        `RING_SLOTS` slots of 32 bytes: segment number + 1 (0: empty), address of its first byte, salt, 0
+    1024     ring        `RING_SLOTS` slots of 32 bytes: segment number + 1 (0: empty), its address, salt, 0
 
 Segment ``n`` uses slot ``n % RING_SLOTS``.
 """
@@ -133,7 +133,11 @@ class Kernel(Protocol):
 
     def find_frame(self, segment: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: int) -> int:
         """Returns the position of the first valid frame (checksum included) that begins at or after ``start_lsn`` on a
-        64-byte boundary and ends by ``end_lsn``; -1 if there is none."""
+        64-byte boundary and ends by ``end_lsn``; -1 if there is none.
+
+        Raises `ValueError` for a range that was made to waste time: frames that are wrong in their checksum only, and
+        overlap, many times over.
+        """
 
     def gather(
         self,

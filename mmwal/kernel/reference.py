@@ -82,9 +82,7 @@ _STATE, _ATTENTION = interface.STATE // 8, interface.ATTENTION // 8
 class Cursor:
     """The write position of a log; see `interface.Cursor`."""
 
-    def __init__(
-        self, block: Any, segment_bytes: int, dtype: int, dimension: int, check_finite: bool
-    ) -> None:
+    def __init__(self, block: Any, segment_bytes: int, dtype: int, dimension: int, check_finite: bool) -> None:
         view = _writable(block)
         if view.nbytes < BLOCK_BYTES or _address(view) % 8:
             raise ValueError(f"a cursor block has {BLOCK_BYTES} bytes on an 8-byte boundary")
@@ -138,9 +136,7 @@ class Cursor:
         words, slot = self._words, _slot(number)
         with self._lock:
             if words[slot]:
-                raise ValueError(
-                    f"segment {number}: segment {words[slot] - 1} is still in its slot; detach that first"
-                )
+                raise ValueError(f"segment {number}: segment {words[slot] - 1} is still in its slot; detach that first")
             self._segments[number] = view, salt
             words[slot + 1] = _address(view)
             words[slot + 2] = salt
@@ -165,9 +161,7 @@ class Cursor:
         with self._lock:
             self._matrix, self._row_bytes = view, row_bytes
 
-    def append(
-        self, kind: int, id: Any, vector: Any, metadata: bytes | None, time_ns: int, row: int, /
-    ) -> int:
+    def append(self, kind: int, id: Any, vector: Any, metadata: bytes | None, time_ns: int, row: int, /) -> int:
         """Logs one row; see `interface.Cursor.append`."""
         if type(id) is str:
             try:
@@ -192,36 +186,23 @@ class Cursor:
             except (TypeError, BufferError, ValueError):
                 return CONVERT
             dtype = _CODES.get(view.format, 0)
-            if (
-                dtype == 0
-                or view.ndim != 1
-                or not view.c_contiguous
-                or (self._dtype and dtype != self._dtype)
-            ):
+            if dtype == 0 or view.ndim != 1 or not view.c_contiguous or (self._dtype and dtype != self._dtype):
                 return CONVERT
             if len(view) != (self._dimension or len(view) or -1):
                 return CONVERT
             payload = view.cast("B")
 
-        if metadata is None:
-            meta = b""
-        elif type(metadata) is bytes:
-            meta = _U32.pack(len(metadata)) + metadata if len(metadata) < 1 << 31 else None
-        else:
-            return CONVERT
+        meta = b""
+        if metadata is not None:
+            if type(metadata) is not bytes:
+                return CONVERT
+            meta = _U32.pack(len(metadata) & 0xFFFF_FFFF) + metadata  # what does not fit is refused as too large
         if row >= 0 and not self._has_row(row, len(payload)):
             return CONVERT
 
-        if self._check_finite and vector is not None and not all_finite(payload, dtype):
+        if self._check_finite and vector is not None and not _finite(vector, payload, dtype):
             return NONFINITE
-        if meta is None:
-            return TOO_LARGE
-        lsn = self._log(kind, dtype, 1, 0, time_ns, payload, ids, meta)
-        if row >= 0 and payload and (lsn > 0 or lsn < interface.SETTLE):
-            matrix = self._matrix
-            if matrix is not None:
-                matrix[row * self._row_bytes : row * self._row_bytes + len(payload)] = payload
-        return lsn
+        return self._log(kind, dtype, 1, 0, time_ns, payload, ids, meta, row)
 
     def append_frame(
         self,
@@ -242,7 +223,7 @@ class Cursor:
             raise ValueError(f"rows {rows} is out of range")
         if not 0 <= txn < 1 << 64:
             raise OverflowError("a transaction id has 64 bits")
-        return self._log(kind, dtype, rows, txn, time_ns, _block(payload), _block(ids), _block(metadata))
+        return self._log(kind, dtype, rows, txn, time_ns, _block(payload), _block(ids), _block(metadata), -1)
 
     def advance(self) -> int:
         """Moves `published` over every finished frame; returns it."""
@@ -278,13 +259,14 @@ class Cursor:
         payload: memoryview | bytes,
         ids: memoryview | bytes,
         meta: memoryview | bytes,
+        row: int,
     ) -> int:
         if not 1 <= kind < _PAD:
             raise ValueError(f"kind {kind} is out of range")
         if not 0 <= time_ns < 1 << 64:
             raise OverflowError("a time has 64 bits")
         sizes = len(payload), len(ids), len(meta)
-        content = HEADER_BYTES + sum(sizes)
+        content = HEADER_BYTES + sizes[0] + sizes[1] + sizes[2]
         length = (content + ALIGNMENT - 1) & -ALIGNMENT
         if length > self._frame_bytes_max:
             return TOO_LARGE
@@ -330,6 +312,9 @@ class Cursor:
 
                 # Publish.
                 segment[start : start + 8], finished = header[:8], True
+                if row >= 0 and payload and self._matrix is not None:
+                    place = row * self._row_bytes
+                    self._matrix[place : place + sizes[0]] = segment[body : body + sizes[0]]
             finally:
                 if held:
                     while not finished:  # a further interrupt starts it over
@@ -366,9 +351,7 @@ class Cursor:
 
     def _has_row(self, row: int, vector_bytes: int) -> bool:
         matrix = self._matrix
-        return (
-            matrix is not None and vector_bytes <= self._row_bytes and row < matrix.nbytes // self._row_bytes
-        )
+        return matrix is not None and vector_bytes <= self._row_bytes and row < matrix.nbytes // self._row_bytes
 
 
 def crc32(data: Any, seed: int = 0) -> int:
@@ -380,9 +363,7 @@ def all_finite(data: Any, dtype: int) -> bool:
     """Returns whether a buffer of values of ``dtype`` holds neither NaN nor infinity."""
     if dtype not in DTYPES or memoryview(data).nbytes % DTYPES[dtype].itemsize:
         raise ValueError(f"{memoryview(data).nbytes} bytes are no values of dtype {dtype}")
-    if dtype == 3 or memoryview(data).nbytes == 0:
-        return True
-    return 0 not in np.isfinite(np.frombuffer(data, DTYPES[dtype])).tobytes()  # one byte for each value
+    return memoryview(data).nbytes == 0 or _finite(None, data, dtype)
 
 
 def scan(
@@ -428,9 +409,7 @@ def find_frame(segment: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: 
             if reason == SCAN_CHECKSUM:
                 budget -= length
                 if budget < 0:
-                    raise ValueError(
-                        "too many overlapping frames with a wrong checksum: this file was made up"
-                    )
+                    raise ValueError("too many overlapping frames with a wrong checksum: this file was made up")
         lsn += ALIGNMENT * count
     return -1
 
@@ -504,14 +483,20 @@ def _tags(salt: int, lsns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def _finite(vector: Any, payload: memoryview | bytes, dtype: int) -> bool:
+    """As `all_finite`, for values whose dtype is known; an array is looked at as it is."""
+    if dtype == 3:
+        return True
+    values = vector if type(vector) is np.ndarray else np.frombuffer(payload, DTYPES[dtype])
+    return 0 not in np.isfinite(values).tobytes()  # one byte for each value
+
+
 def _range(segment: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: int) -> memoryview:
     view = _bytes(segment)
     if not 0 <= salt < 1 << 64:
         raise OverflowError("a salt has 64 bits")
     if base_lsn % ALIGNMENT or not 0 <= base_lsn <= start_lsn <= end_lsn <= base_lsn + view.nbytes < LSN_MAX:
-        raise ValueError(
-            f"the range {start_lsn} to {end_lsn} does not lie in the {view.nbytes} bytes from {base_lsn}"
-        )
+        raise ValueError(f"the range {start_lsn} to {end_lsn} does not lie in the {view.nbytes} bytes from {base_lsn}")
     return view
 
 

@@ -6,5 +6,9 @@
     control.py    the log's own two-slot control file
     scan.py       frames of a segment as arrays
     reader.py     entries of a range of the log, in order
+    batch.py      rows to frames, beyond the one kernel call of the hot path
+    unlogged.py   what stands in for the log of a store in memory
     gate.py       the sync role in Python (the compiled one belongs to the disk room)
+
+Frames go in at the front (`log.py`), are made durable (`gate.py`), and are let go of at the back (`keeper.py`).
 """

@@ -58,6 +58,14 @@ def finish_row(
     return log.settle(result, attempt) if not 0 < result <= log.segment_end_lsn else result
 
 
+def check_fits(log: Log, id: Any, vector_bytes: int, metadata: bytes | None) -> None:
+    """Raises `IdTypeError`, `IdError` or `EntryTooLargeError` where a row could not be logged in a frame of its own."""
+    metadata_bytes = 4 + len(metadata) if metadata is not None else 0
+    frame_bytes = align(HEADER_BYTES + vector_bytes + 4 + len(encode_id(id)) + metadata_bytes)
+    if frame_bytes > log.frame_bytes_max:
+        raise EntryTooLargeError(frame_bytes, log.frame_bytes_max)
+
+
 def plain_id(id: Any) -> str | int:
     """Returns an id as exactly a str or an int. Raises `IdTypeError` or `IdError`."""
     encode_id(id)

@@ -16,8 +16,10 @@ from mmwal.disk.interface import Disk
 from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
 from mmwal.format.control import CONTROL_BYTES, LOG_CONTROL, SLOT_OFFSETS, read_slots
 from mmwal.format.segment import FORMAT_VERSION, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, data_start
+from mmwal.kernel.interface import DTYPES
 
 CONTROL_NAME = "control"
+METRIC_MAX = 3
 _TEMPORARY_NAME = "control.tmp"
 
 
@@ -58,9 +60,19 @@ class LogControl:
         return int(self._fields["incarnation"])
 
     @property
+    def owned(self) -> bool:
+        """Whether a store owns the log, so that nobody else may write to it or release it."""
+        return bool(self._fields["owned"])
+
+    @property
     def clean_end_lsn(self) -> int | None:
         """Where a clean close left the end of the log; None if a writer was there since."""
         return int(self._fields["end_lsn"]) if self._fields["clean"] else None
+
+    def write_both(self, **changes: int) -> None:
+        """Publishes twice, so that each slot alone says it: for what must not be forgotten if one is damaged later."""
+        self.write(**changes)
+        self.write(**changes)
 
     def write(self, **changes: int) -> None:
         """Publishes a newer slot with these fields changed; durable on return. Raises `OSError`."""
@@ -69,8 +81,8 @@ class LogControl:
         self._fields, self._slot = fields, 1 - self._slot
 
     def store_again(self) -> None:
-        """Stores the newer slot over itself, durably. After a failed sync and a restart it may be in memory only, and the
-        older one, which the next write replaces, all that the disk has. Raises `OSError`."""
+        """Stores the newer slot over itself, durably. After a failed sync and a restart it may be in memory only, and
+        the older one, which the next write replaces, all that the disk has. Raises `OSError`."""
         self._put(self._slot, self._fields)
 
     def _put(self, slot: int, fields: dict[str, Any]) -> None:
@@ -93,6 +105,7 @@ def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogContro
         "durable_lsn": data_start(0, identity.segment_bytes),
         "incarnation": 0,
         "clean": 0,
+        "owned": 0,
         "end_lsn": 0,
     }
     temporary, path = f"{wal_dir}/{_TEMPORARY_NAME}", f"{wal_dir}/{CONTROL_NAME}"
@@ -141,6 +154,8 @@ def _unreadable(path: str, content: bytes) -> Exception:
 def _check(path: str, fields: dict[str, Any]) -> None:
     if fields["version"] > FORMAT_VERSION or fields["features_required"]:
         raise FormatVersionError(path, fields["version"], FORMAT_VERSION)
+    if fields["dtype"] not in DTYPES or not 1 <= fields["metric"] <= METRIC_MAX:
+        raise HeaderCorruptionError(path, "its dtype or metric is unknown; restore the file from a backup")
     size = fields["segment_bytes"]
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX or size % PAGE_BYTES:
         raise HeaderCorruptionError(path, f"segment size {size} is impossible; restore the file from a backup")

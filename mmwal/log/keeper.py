@@ -56,9 +56,11 @@ class Keeper:
         self._gate = gate
         self._segment_bytes = control.identity.segment_bytes
         self._runway_segments = runway_segments
-        self._live_bytes_max = live_bytes_max
+        self.live_bytes_max = live_bytes_max
         self._on_failure = on_failure
-        self._attached = attached  # the keeper writes, appenders and the gate read; a dict item is set or deleted at once
+        self._attached = (
+            attached  # the keeper writes, appenders and the gate read; a dict item is set or deleted at once
+        )
         self._populated = max(attached)
         self._spares = spares
         self.sealed = sealed
@@ -126,7 +128,7 @@ class Keeper:
         unneeded = [number for number in self.sealed if number < floor]
         if not unneeded:
             return
-        self._control.write(oldest_lsn=oldest_lsn, durable_lsn=durable_lsn)
+        self._control.write_both(oldest_lsn=oldest_lsn, durable_lsn=durable_lsn)
         readers = self._disk.has_readers(self._control.path)
         for number in unneeded:
             path = f"{self._wal_dir}/{segment_name(number)}"
@@ -151,7 +153,7 @@ class Keeper:
 
     def _extend_ahead(self) -> None:
         size = self._segment_bytes
-        if self.live_bytes > _PRESSURE * self._live_bytes_max:
+        if self.live_bytes > _PRESSURE * self.live_bytes_max:
             self.on_pressure()
         while True:
             active = self._cursor.reserved // size
@@ -159,9 +161,11 @@ class Keeper:
             number = max(self._attached) + 1
             if number > active + self._runway_segments or number - min(self._attached) >= RING_SLOTS - 1:
                 return
-            self.over_budget = (number + 1) * size - self.released_lsn > self._live_bytes_max
+            end = (number + 1) * size
+            self.over_budget = end - self.released_lsn > self.live_bytes_max
             if self.over_budget:
-                self.on_pressure()
+                if end - self._cursor.reserved <= self.live_bytes_max:  # else no checkpoint could make room for it
+                    self.on_pressure()
                 return
             self._attach(self._prepare(number, None))
 

@@ -30,7 +30,7 @@ from mmwal.errors import (
     WalFullError,
 )
 from mmwal.format.frame import COMMIT, HEADER_BYTES, Kind, align
-from mmwal.format.segment import data_start, frame_bytes_max
+from mmwal.format.segment import data_end, data_start, frame_bytes_max
 from mmwal.kernel.interface import (
     ATTENTION,
     BLOCK_BYTES,
@@ -63,6 +63,10 @@ class OverBudget(Exception):
     """
 
 
+class NoRoomForBatch(OverBudget):
+    """The same for a batch of several frames that the budget has no room for until checkpoints make some."""
+
+
 @dataclass(frozen=True)
 class Tail:
     """Where a log ends, as recovery found it and made it durable. The only thing a `Log` can be built from."""
@@ -92,7 +96,9 @@ class Log:
         live_bytes_max: int,
         runway_segments: int,
         check_finite: bool,
+        owned: bool = False,
     ) -> None:
+        """``owned``: by a store, for ever; it must not wait for a checkpoint while it holds its lock."""
         self._disk = disk
         self.time_ns = disk.time_ns
         self.kernel = kernel
@@ -109,11 +115,15 @@ class Log:
         self._closed = False
         self._transactions = itertools.count(1)  # threads share it; next() is one step
         self.append_waits = 0
-        self.has_owner = False  # a store: it must not wait for a checkpoint while it holds its lock
+        self.has_owner = owned
 
         # 1. The mark of a clean close goes, durably, before anything is appended.
-        self.control.write(
-            clean=0, end_lsn=0, incarnation=self.control.incarnation + 1, durable_lsn=tail.end_lsn
+        self.control.write_both(
+            clean=0,
+            end_lsn=0,
+            owned=int(owned or self.control.owned),
+            incarnation=self.control.incarnation + 1,
+            durable_lsn=tail.end_lsn,
         )
         # 2. The first segment: the one that recovery left open, or a new one behind the cut.
         segment = self._first_segment(tail)
@@ -177,6 +187,7 @@ class Log:
         Returns the LSN of the commit frame, which is the LSN of every row in them. Raises as `settle`; what was
         logged before the commit frame then counts for nothing.
         """
+        self._check_room([align(HEADER_BYTES + sum(map(_size, frame[3:]))) for frame in frames])
         txn = self.new_transaction()
         first_lsn = rows_total = members_crc = 0
         spans = self.keeper.transactions
@@ -195,6 +206,28 @@ class Log:
             raise
         spans[txn] = (first_lsn, lsn)
         return lsn
+
+    def _check_room(self, lengths: list[int]) -> None:
+        """Refuses a batch before its first frame where its last one would not find a segment.
+
+        Raises `WalFullError` where it never will, `NoRoomForBatch` for an owner that can make room.
+        """
+        size, budget = self.segment_bytes, self.keeper.live_bytes_max
+        reserved = end = self.cursor.reserved
+        for length in [*lengths, align(HEADER_BYTES + COMMIT.size)]:
+            number = end // size
+            if end + length > data_end(number, size):
+                end = data_start(number + 1, size)
+            end += length
+        stop = -(-end // size) * size
+        if stop - reserved > budget:
+            raise WalFullError(
+                f"a batch of {sum(lengths):,} bytes does not fit into max_wal_size, {budget:,} bytes in whole "
+                "segments; nothing was logged. Split it, or raise max_wal_size",
+                errno.ENOSPC,
+            )
+        if self.has_owner and stop - self.keeper.released_lsn > budget:
+            raise NoRoomForBatch
 
     def new_transaction(self) -> int:
         """Returns a transaction number that this log never used before."""
@@ -349,6 +382,7 @@ class Log:
             self._cause = cause
         self._block[STATE] = 1
         self.gate.wake()
+        self._wake_appenders()
 
     def refusal(self) -> UnavailableError:
         """Returns the error that says why no write is taken."""
@@ -366,6 +400,11 @@ class Log:
         """Whether the log is poisoned."""
         return bool(self._block[STATE])
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child, where the log is dead."""
+        return bool(self._block[STATE + 2])
+
     def close(self, *, clean: bool = True) -> None:
         """Syncs everything, marks the log clean, frees the lock. Idempotent. Raises `SyncFailedError` if a sync failed.
 
@@ -378,6 +417,7 @@ class Log:
         if self._block[STATE + 2]:
             return
         self._block[STATE + 1] = 1
+        self._wake_appenders()
         try:
             if clean:
                 self._finish()
@@ -403,6 +443,11 @@ class Log:
             self.control.write(clean=1, end_lsn=end_lsn, durable_lsn=end_lsn)
         except OSError as error:
             self.poison(error)
+
+    def _wake_appenders(self) -> None:
+        """Lets those who wait for a segment look at the state word."""
+        with self.keeper.changed:
+            self.keeper.changed.notify_all()
 
     def check_usable(self) -> None:
         """Raises `WalClosedError` or `ForkedProcessError`: reading needs no more than that the handle lives."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmwal.disk.interface import Disk
-from mmwal.entry import Operation, WalEntry
+from mmwal.entry import Commit, Operation, WalEntry
 from mmwal.errors import LsnUnavailableError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import (
     ALIGNMENT,
@@ -122,10 +122,12 @@ def read_entries(
     oldest_lsn: int,
     start_lsn: int | None,
     end_lsn: int,
+    until_lsn: int | None = None,
 ) -> Iterator[Any]:
-    """Yields the entries whose LSN lies in (start_lsn, end_lsn], in the order in which they count.
+    """Yields the entries whose LSN lies in (start_lsn, until_lsn], in the order in which they count.
 
-    ``start_lsn`` None means from the oldest. Raises `LsnUnavailableError` and what `read_extents` raises.
+    ``start_lsn`` None means from the oldest, ``until_lsn`` None to ``end_lsn``, which is the end of a frame.
+    Raises `LsnUnavailableError` and what `read_extents` raises.
     """
     size = identity.segment_bytes
     if start_lsn is not None and start_lsn < oldest_lsn and start_lsn > data_start(0, size):
@@ -142,6 +144,8 @@ def read_entries(
                 open_transactions.setdefault(txn, []).append((extent, frame))
                 continue
             lsn = frame_end(frame)
+            if until_lsn is not None and lsn > until_lsn:
+                return
             members = open_transactions.pop(txn, []) if kind == Kind.COMMIT else []
             if lsn <= start_lsn:
                 continue
@@ -165,9 +169,7 @@ def _members(extents: Iterator[Extent], txn: int) -> Iterator[tuple[Extent, np.v
                 yield extent, frame
 
 
-def _check_members(
-    extent: Extent, frame: np.void, commit: WalEntry.Commit, members: list[tuple[Extent, np.void]]
-) -> None:
+def _check_members(extent: Extent, frame: np.void, commit: Commit, members: list[tuple[Extent, np.void]]) -> None:
     """Refuses half a transaction."""
     rows = sum(int(member["rows"]) for _, member in members)
     if rows != commit.rows:

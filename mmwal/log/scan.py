@@ -34,7 +34,7 @@ def scan_frames(
     while reason == SCAN_FULL:
         out = np.empty(room, dtype=FRAME_DTYPE)
         start_lsn, count, reason = kernel.scan(
-            view, base_lsn, salt, start_lsn, end_lsn, memoryview(out.view(np.uint8)), verify
+            view, base_lsn, salt, start_lsn, end_lsn, out.view(np.uint8).data, verify
         )
         parts.append(out[:count])
         room = min(room * 4, _FRAMES_MAX)

@@ -102,9 +102,12 @@ class Segment:
     def scan(self, kernel: Kernel) -> Frames:
         """Returns the headers of all its frames, without their checksums being verified."""
         end_lsn = data_end(self.number, self.segment_bytes)
-        return scan_frames(kernel, self.view, self.base_lsn, self.salt, self.base_lsn + DATA_OFFSET, end_lsn, verify=False)[0]
+        return scan_frames(
+            kernel, self.view, self.base_lsn, self.salt, self.base_lsn + DATA_OFFSET, end_lsn, verify=False
+        )[0]
 
     def _put(self, offset: int, content: bytes) -> None:
+        self.mapping.populate(offset, len(content))  # a page that was synced faults again: not under the GIL
         self.view[offset : offset + len(content)] = content
         self.mapping.sync(offset, len(content))
 
@@ -175,9 +178,7 @@ def _link(number: int, salt: int, previous: Predecessor) -> bytes:
     )
 
 
-def _footer(
-    number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn: int
-) -> tuple[bytes, Predecessor]:
+def _footer(number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn: int) -> tuple[bytes, Predecessor]:
     rows = frames["rows"][np.isin(frames["kind"], list(ROW_KINDS))]
     times = frames["time_ns"]
     members = set(frames["txn"].tolist()) - {0}
@@ -233,6 +234,11 @@ class SegmentInfo:
         """What a link to this sealed segment says."""
         assert self.footer is not None
         return Predecessor(self.number, self.end_lsn, int(self.footer["last_crc"]))
+
+    @property
+    def lost_its_footer(self) -> bool:
+        """Whether only the link of the next segment tells that this one is sealed."""
+        return self.footer is not None and "frames" not in self.footer
 
     def sealed_by_next(self, following: SegmentInfo) -> SegmentInfo:
         """Returns this segment as if its footer said what the link of its successor says, if that says anything."""
@@ -299,9 +305,7 @@ def open_segment(disk: Disk, info: SegmentInfo) -> Segment:
     """Maps an existing segment for writing."""
     file = disk.open(info.path, writable=True)
     try:
-        segment = Segment(
-            info.number, info.salt, info.segment_bytes, file.map(info.segment_bytes, writable=True)
-        )
+        segment = Segment(info.number, info.salt, info.segment_bytes, file.map(info.segment_bytes, writable=True))
     finally:
         file.close()
     segment.linked = info.link is not None

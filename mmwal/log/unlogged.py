@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmwal.errors import UnavailableError, WalClosedError
 from mmwal.format.frame import encode_id
 from mmwal.kernel.interface import CONVERT, DTYPES, NONFINITE
 
@@ -30,6 +31,7 @@ class Unlogged:
 
     segment_end_lsn = 1 << 62
     frame_bytes_max = 1 << 62
+    failed = False
 
     def __init__(self, kernel: Kernel, dtype: int, *, check_finite: bool = True) -> None:
         self.kernel = kernel
@@ -55,7 +57,7 @@ class Unlogged:
         if vector is not None:
             if type(vector) is not np.ndarray or vector.dtype != DTYPES[self._dtype] or vector.ndim != 1:
                 return CONVERT
-            content = memoryview(np.ascontiguousarray(vector)).cast("B")
+            content = np.ascontiguousarray(vector).view(np.uint8).data
             if self.check_finite and not self.kernel.all_finite(content, self._dtype):
                 return NONFINITE
             if row >= 0:
@@ -70,6 +72,10 @@ class Unlogged:
     def settle(self, result: int, attempt: Any) -> int:
         """Never has anything to wait for."""
         return result
+
+    def refusal(self) -> UnavailableError:
+        """As `Log.refusal`: asked for once the store is closed."""
+        return WalClosedError("the store is closed, and it lived in memory; make a new one")
 
     def make_durable(self, lsn: int, timeout_s: float | None = None) -> None:
         """Returns: there is nothing to lose."""

@@ -41,11 +41,18 @@ def lock_directory(disk: Disk, wal_dir: str) -> Any:
         raise WalLockedError(wal_dir, getattr(error, "holder_pid", None)) from error
 
 
-def prepare_directory(disk: Disk, path: str) -> None:
-    """Creates a directory if need be, and warns of a place that keeps less than a user would expect."""
-    disk.make_directory(path)
-    for sentence in disk.warnings_for(path):
-        warnings.warn(sentence, DurabilityWarning, stacklevel=4)
+def prepare_directories(disk: Disk, *paths: str, stacklevel: int) -> None:
+    """Creates directories if need be, and warns, once, of places that keep less than a user would expect.
+
+    ``stacklevel`` is that of the user's call, as `warnings.warn` counts from here.
+    """
+    found: dict[str, str] = {}  # what is wrong, but for the directory, to the first sentence that says so
+    for path in paths:
+        disk.make_directory(path)
+        for sentence in disk.warnings_for(path):
+            found.setdefault(sentence.removeprefix(path), sentence)
+    if found:
+        warnings.warn(" ".join(found.values()), DurabilityWarning, stacklevel=stacklevel)
 
 
 def refuse_unbuilt(config: WalConfig) -> None:
@@ -67,8 +74,12 @@ def open_identity(disk: Disk, config: WalConfig, wal_dir: str) -> LogControl:
                 "there are segments but no control file; restore the control file from a backup, or choose another "
                 "directory",
             )
-        return create_control(disk, wal_dir, _new_identity(disk, config))
+        identity = _new_identity(disk, config)
+        _check_budget(config, identity.segment_bytes, "a new log would have")
+        return create_control(disk, wal_dir, identity)
     check_persisted(config, control.identity)
+    _check_budget(config, control.identity.segment_bytes, "the log has")
+    disk.sync_directory(wal_dir)  # after a kill the name may be in memory only, and what follows relies on it
     return control
 
 
@@ -86,15 +97,21 @@ def check_persisted(config: WalConfig, identity: LogIdentity) -> None:
             raise WalConfigError(
                 field, given, f"the log was created with {found!r}; leave it out, or create a new log elsewhere"
             )
-    if config.max_wal_size < 2 * identity.segment_bytes:
+
+
+def _check_budget(config: WalConfig, segment_bytes: int, whose: str) -> None:
+    if config.max_wal_size < 2 * segment_bytes:
         raise WalConfigError(
             "max_wal_size",
             config.max_wal_size,
-            f"must be at least two segments, and the log has segments of {identity.segment_bytes:,} bytes",
+            f"must be at least two segments, and {whose} segments of {segment_bytes:,} bytes; raise it"
+            + ("" if config.segment_size else ", or pass a smaller segment_size for a new log"),
         )
 
 
-def start_log(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, lock: Any, judged: Survey) -> Log:
+def start_log(
+    disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, lock: Any, judged: Survey, *, owned: bool = False
+) -> Log:
     """Repairs the tail and begins to append behind it."""
     return Log(
         disk,
@@ -106,6 +123,7 @@ def start_log(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, lock:
         live_bytes_max=config.max_wal_size,
         runway_segments=config.runway_segments,
         check_finite=not config.allow_nonfinite,
+        owned=owned,
     )
 
 
@@ -114,10 +132,14 @@ def open_log(config: WalConfig, disk: Disk) -> tuple[Log, Survey]:
     refuse_unbuilt(config)
     kernel = kernels.load(config.kernel)
     wal_dir = absolute(config.wal_dir)
-    prepare_directory(disk, wal_dir)
+    prepare_directories(disk, wal_dir, stacklevel=4)
     lock = lock_directory(disk, wal_dir)
     try:
         control = open_identity(disk, config, wal_dir)
+        if control.owned:
+            raise ForeignDirectoryError(
+                control.path, "a store owns this log and releases it with its checkpoints; open the store instead"
+            )
         judged = survey(disk, kernel, wal_dir, control)
         return start_log(disk, kernel, config, wal_dir, lock, judged), judged
     except BaseException:

@@ -1,5 +1,6 @@
 """Recovery of a store: what the log says since the checkpoint, applied to it.
 
+    load      the newest checkpoint that is whole
     index     verify every frame behind the redo point and list its rows (in threads, where there is enough to do)
     decide    committed rows only; the last writer of each id wins, in the order of effective LSNs
     copy      the winners' vectors, straight from the mapped log into fresh rows of the mapped matrix
@@ -22,11 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mmwal.checkpoint.control import CONTROL_NAME as DATA_CONTROL_NAME
+from mmwal.checkpoint.load import Loaded, load_checkpoint
+from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
 from mmwal.entry import Id
-from mmwal.errors import ConsistencyError, WalCorruptionError
+from mmwal.errors import ConsistencyError, WalConfigError, WalCorruptionError
 from mmwal.format.frame import COMMIT, HEADER_BYTES, ROW_KINDS, Kind, unpack_ids, unpack_metadata
+from mmwal.format.segment import data_start
 from mmwal.kernel.interface import DTYPES
+from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.reader import Extent, frame_end, read_extent
 from mmwal.recovery.tail import Survey
 from mmwal.state.state import State
@@ -88,13 +94,58 @@ class Decision:
     skipped: int = 0
 
 
-def build_index(
-    disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, workers: int | None = None
-) -> Index:
+def load_newest(
+    disk: Disk, config: WalConfig, control: LogControl, data_dir: str, *, writable: bool = True
+) -> Loaded | None:
+    """Loads the newest whole checkpoint; None where there is no data yet and the log holds everything.
+
+    Raises as `load_checkpoint`, and `ConsistencyError` where the checkpoint that the log goes on from is missing.
+    """
+    loaded = load_checkpoint(
+        disk,
+        data_dir,
+        store_id=control.identity.store_id,
+        dimension=config.dimension,
+        dtype=config.dtype,
+        metric=config.metric,
+        writable=writable,
+    )
+    if loaded is None and control.oldest_lsn > data_start(0, control.identity.segment_bytes):
+        raise ConsistencyError(
+            f"{data_dir}/{DATA_CONTROL_NAME}",
+            f"the log begins at LSN {control.oldest_lsn}, and the checkpoint that covers all before is missing; give "
+            "the data_dir that belongs to it, or restore it from a backup",
+        )
+    return loaded
+
+
+def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int | None:
+    """Returns the dimension of a store that has no data yet; None where the first vector will tell.
+
+    Raises `WalConfigError` where the log holds vectors of another one than the config says.
+    """
+    if index.dimension_bytes is None:
+        return config.dimension or identity.dimension or None
+    from_log = index.dimension_bytes // DTYPES[identity.dtype].itemsize
+    if config.dimension and config.dimension != from_log:
+        raise WalConfigError(
+            "dimension", config.dimension, f"the log holds vectors of dimension {from_log}; use that or leave it out"
+        )
+    return from_log
+
+
+def build_index(disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, workers: int | None = None) -> Index:
     """Verifies every frame from ``redo_lsn`` to the end of the log and orders those that count.
 
     Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
     """
+    if judged.control.oldest_lsn > redo_lsn:
+        raise ConsistencyError(
+            judged.control.path,
+            f"the log begins at LSN {judged.control.oldest_lsn}, behind the checkpoint that it should go on from, and "
+            "what lies between is missing; give the data_dir that belongs to it, or restore both from one backup",
+            lsn=redo_lsn,
+        )
     ranges = [
         (info, max(redo_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
@@ -161,6 +212,7 @@ def copy_winners(kernel: Kernel, index: Index, decision: Decision, state: State)
         numbers = np.array([-1 if source.extent is None else source.extent for _, _, source in put], np.int64)
         offsets = np.array([source.offset for _, _, source in put], np.int64)
         _fill(kernel, index, state, rows, numbers, offsets)
+        state.matrix.rewrite(rows)
         lsns = np.array([winner.lsn for _, winner, _ in put], np.uint64)
         state.put_many([id for id, _, _ in put], rows, lsns, [winner.metadata for _, winner, _ in put])
     state.advance(max(index.end_lsn, state.applied_lsn))

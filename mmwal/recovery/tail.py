@@ -14,13 +14,14 @@ mean (`recover.py`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmwal.disk.interface import Disk, Lock
-from mmwal.errors import SegmentMissingError, WalCorruptionError
+from mmwal.errors import HeaderCorruptionError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK
 from mmwal.format.segment import data_start
 from mmwal.kernel.interface import SCAN_NO_FRAME
@@ -101,14 +102,22 @@ def survey(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known_
         for number in numbers
         if number >= floor and (info := inspect_segment(disk, wal_dir, identity, number)) is not None
     }
+    for number in numbers:
+        if number < floor:
+            with suppress(HeaderCorruptionError):  # what is to be removed may be damaged, but not another store's
+                inspect_segment(disk, wal_dir, identity, number)
     result = Survey(control, control.clean_end_lsn is not None)
     result.leftover_numbers = [number for number in numbers if number < floor]
     result.spares = [name for name in names if is_spare(name)]
-    result.notes = [f"{info.path}: one of two header copies is damaged" for info in found.values() if info.header_copies < 2]
+    result.notes = [
+        f"{info.path}: one of two header copies is damaged" for info in found.values() if info.header_copies < 2
+    ]
     result.durable_lsn = max(control.durable_lsn, known_durable_lsn)
     result.end_lsn = control.oldest_lsn
 
-    if floor not in found and (result.durable_lsn > data_start(0, identity.segment_bytes) or (result.clean and numbers)):
+    if floor not in found and (
+        result.durable_lsn > data_start(0, identity.segment_bytes) or (result.clean and numbers)
+    ):
         raise _missing(wal_dir, floor, control.oldest_lsn)
     clean_end = control.clean_end_lsn
     if clean_end is not None and _take_clean(result, found, floor, clean_end):
@@ -118,6 +127,7 @@ def survey(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known_
         if not result.sealed or found.get(number) is None or _continues(result.sealed[-1], found[number]):
             _follow_run(disk, kernel, result, found, number)
         _check_end(disk, kernel, wal_dir, result, found)
+    result.clean |= control.incarnation == 0  # nobody ever wrote: that is no crash
     kept = {info.number for info in result.segments}
     result.discarded_numbers = [number for number in numbers if number >= floor and number not in kept]
     return result
@@ -126,19 +136,25 @@ def survey(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known_
 def repair(disk: Disk, kernel: Kernel, wal_dir: str, lock: Lock, judged: Survey) -> Tail:
     """Makes the end of the log durable and clears what lies behind it; returns what a `Log` is built from."""
     predecessor = judged.sealed[-1].predecessor if judged.sealed else NO_PREDECESSOR
-    # 1. What may be in memory only, also of the control file, is stored over itself; the tail is zeroed behind the cut; all of it is synced.
+    # 1. What may be in memory only, also of the control file, is stored over itself; the tail is zeroed behind the
+    #    cut; all of it is synced.
     judged.control.store_again()
     segments = [open_segment(disk, part.info) for part in judged.run]
     for part, segment in zip(judged.run, segments, strict=True):
         _store_again(judged, part, segment)
-    # 2. Only then seals and links, in the order of the log.
+    # 2. Only then seals and links, in the order of the log; also the seal of which only the link of a segment that is
+    #    about to go still tells.
+    if judged.sealed and judged.sealed[-1].lost_its_footer:
+        _seal_again(disk, kernel, judged.sealed[-1])
     for part, segment in zip(judged.run, segments, strict=True):
         if not segment.linked:
             segment.link(predecessor)
         predecessor = segment.seal(part.frames, part.end_lsn)
     # 3. Files outside the log lose their names before any of those names is used again.
     spares = _clear(disk, wal_dir, judged)
-    last = judged.segments[-1].number if judged.segments else judged.end_lsn // judged.control.identity.segment_bytes - 1
+    last = (
+        judged.segments[-1].number if judged.segments else judged.end_lsn // judged.control.identity.segment_bytes - 1
+    )
     return Tail(
         lock=lock,
         control=judged.control,
@@ -179,9 +195,7 @@ def _require(wal_dir: str, result: Survey, floor: int) -> None:
             raise _missing(wal_dir, number, number * size)
 
 
-def _follow_sealed(
-    disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int
-) -> int:
+def _follow_sealed(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int) -> int:
     """Walks the segments that are proven durable; returns the number of the first that is not."""
     while number in found:
         info, following = found[number], found.get(number + 1)
@@ -190,7 +204,9 @@ def _follow_sealed(
         if info.footer is None and following is not None:
             info = info.sealed_by_next(following)
             if info.footer is not None:
-                result.notes.append(f"{info.path}: the footer is damaged; the link of the next segment stands in for it")
+                result.notes.append(
+                    f"{info.path}: the footer is damaged; the link of the next segment stands in for it"
+                )
                 _verify_whole(disk, kernel, result, info)
         if info.footer is None:
             return number
@@ -233,14 +249,14 @@ def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, Seg
         number += 1
 
 
-def _check_end(
-    disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: dict[int, SegmentInfo]
-) -> None:
+def _check_end(disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: dict[int, SegmentInfo]) -> None:
     """Refuses an end behind which something was durable."""
     end_lsn, size = result.end_lsn, result.control.identity.segment_bytes
     last = result.segments[-1] if result.segments else None
     if last and end_lsn == last.end_lsn:  # full, or sealed before its end: the log goes on in the next segment
         end_lsn = data_start(last.number + 1, size)
+    if last is None:  # the segment in which the log begins shows nothing: right only for a log that begins with it
+        end_lsn = data_start(max(end_lsn - 1, 0) // size, size)
     proofs = [result.durable_lsn]
     for number, info in found.items():
         if last and number < last.number:
@@ -279,13 +295,19 @@ def _proven_by(info: SegmentInfo, last: SegmentInfo | None) -> int:
 
 
 def _look_ahead(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int) -> Frames:
-    with_view = _Mapped(disk, info)
-    return find_frames(kernel, with_view.view, info.base_lsn, info.salt, start_lsn, info.data_end_lsn)
+    mapped = _Mapped(disk, info)
+    try:
+        return find_frames(kernel, mapped.view, info.base_lsn, info.salt, start_lsn, info.data_end_lsn)
+    except ValueError as error:
+        raise WalCorruptionError(
+            info.path,
+            f"what lies behind the last whole entry was not written by mmwal ({error}); restore the file from a backup",
+            offset=start_lsn - info.base_lsn,
+            lsn=start_lsn,
+        ) from error
 
 
-def _scan(
-    disk: Disk, kernel: Kernel, result: Survey, info: SegmentInfo, end_lsn: int
-) -> tuple[Frames, int, int]:
+def _scan(disk: Disk, kernel: Kernel, result: Survey, info: SegmentInfo, end_lsn: int) -> tuple[Frames, int, int]:
     mapped = _Mapped(disk, info)
     frames, stop, reason = scan_frames(kernel, mapped.view, info.base_lsn, info.salt, info.first_lsn, end_lsn)
     result.bytes_scanned += stop - info.first_lsn
@@ -315,7 +337,7 @@ def _torn_length(disk: Disk, info: SegmentInfo, lsn: int) -> int:
 def _missing(wal_dir: str, number: int, lsn: int) -> SegmentMissingError:
     return SegmentMissingError(
         f"{wal_dir}/{segment_name(number)}",
-        "the segment is missing, and it held durable entries; put the file back, or restore the directory from a backup",
+        "the segment is missing, and it held durable entries; put the file back, or restore the directory",
         lsn=lsn,
     )
 
@@ -345,9 +367,19 @@ def _store_again(judged: Survey, part: RunSegment, segment: Segment) -> None:
     segment.mapping.sync(start, stop - start)
 
 
+def _seal_again(disk: Disk, kernel: Kernel, info: SegmentInfo) -> None:
+    segment = open_segment(disk, info)
+    frames, _, _ = scan_frames(kernel, segment.view, info.base_lsn, info.salt, info.first_lsn, info.end_lsn)
+    segment.seal(frames, info.end_lsn)
+
+
 def _clear(disk: Disk, wal_dir: str, judged: Survey) -> list[str]:
-    """Keeps some files of the right size as spares and removes the others; returns the spares' names."""
+    """Keeps some files of the right size as spares and removes the others; returns the spares' names.
+
+    What had a segment's name, and may still be read by somebody who saw it, is not reused.
+    """
     spares: list[str] = []
+    readers = disk.has_readers(judged.control.path)
     for name in judged.spares:
         if not _worth_keeping(disk, f"{wal_dir}/{name}", judged, spares):
             disk.unlink(f"{wal_dir}/{name}")
@@ -355,7 +387,7 @@ def _clear(disk: Disk, wal_dir: str, judged: Survey) -> list[str]:
             spares.append(name)
     for number in judged.leftover_numbers + judged.discarded_numbers[::-1]:
         path = f"{wal_dir}/{segment_name(number)}"
-        if not _worth_keeping(disk, path, judged, spares):
+        if readers or not _worth_keeping(disk, path, judged, spares):
             disk.unlink(path)
         else:
             spares.append(spare_name(disk))

@@ -15,6 +15,8 @@ Not here: ids and metadata of the rows. The store looks them up while its view i
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from mmwal.config import METRICS, MetricName
 from mmwal.entry import normalize_matrix, normalize_vector
+from mmwal.errors import VectorError
 from mmwal.search.norms import Norms
 from mmwal.search.top import Candidates, ScoredChunk
 from mmwal.state.state import View
@@ -57,21 +60,19 @@ class ExactSearch:
 
         Raises:
             VectorError: the query has another dimension or shape, or is not finite.
-            ValueError: ``k`` is less than 1.
+            TypeError, ValueError: ``k`` is no int, or less than 1.
         """
         dimension = view.array.shape[1]
         return self._search(view, normalize_vector(query, np.float32, dimension)[None, :], k)[0]
 
     def many(self, view: View, queries: object, k: int) -> list[Found]:
         """Returns the same for each row of ``queries``, an array of shape (q, d). Raises as `one`."""
-        count = len(queries) if hasattr(queries, "__len__") else 0
-        matrix = normalize_matrix(queries, count, np.float32, view.array.shape[1])
+        matrix = _query_matrix(queries, view.array.shape[1])
         blocks = range(0, len(matrix), QUERIES_MOST)
         return [found for start in blocks for found in self._search(view, matrix[start : start + QUERIES_MOST], k)]
 
     def _search(self, view: View, queries: F32, k: int) -> list[Found]:
-        if k < 1:
-            raise ValueError(f"k={k}: search for at least 1")
+        k = count_of(k)
         with np.errstate(all="ignore"):
             candidates = self._select(view, queries, k)
             return [self._settle(view, query, kept.rows(), k) for query, kept in zip(queries, candidates, strict=True)]
@@ -138,6 +139,39 @@ class ExactSearch:
             return products
         lengths = np.sqrt(np.square(vectors).sum(axis=1)) * np.sqrt(np.square(query).sum())
         return np.where(lengths == 0, 0.0, products / lengths)
+
+
+def count_of(k: object) -> int:
+    """Returns how many rows to search for as an int. Raises `TypeError` or `ValueError`, which name ``k``."""
+    try:
+        count = operator.index(k)  # type: ignore[arg-type]  # what is no int is refused right here
+    except TypeError:
+        raise TypeError(f"k={k!r} is a {type(k).__name__}; pass an int of at least 1") from None
+    if isinstance(k, bool | np.bool_):
+        raise TypeError(f"k={k!r} is a bool; pass an int of at least 1")
+    if count < 1:
+        raise ValueError(f"k={count}: search for at least 1")
+    return count
+
+
+def _query_matrix(queries: Any, dimension: int) -> F32:
+    """Returns queries as a (q, d) array. Raises `VectorError`, which speaks of queries where their shape is wrong."""
+    try:
+        shape: tuple[int, ...] | None = np.shape(queries)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        shape = None
+    if shape is not None and shape != (0,):
+        if len(shape) != 2:
+            one = "; search() takes a single query" if len(shape) == 1 else ""
+            raise VectorError(
+                f"expected queries of shape (q, {dimension}), found shape {shape}; pass one row for each query{one}"
+            )
+        if shape[1] != dimension:
+            raise VectorError(
+                f"expected queries of dimension {dimension}, found {shape[1]}; pass rows of {dimension} values"
+            )
+    count = len(queries) if isinstance(queries, Sized) else 0
+    return normalize_matrix(queries, count, np.float32, dimension)
 
 
 def _chunk_rows(array: npt.NDArray[Any], queries: int) -> int:

@@ -48,6 +48,7 @@ class RowMatrix(Protocol):
     array: npt.NDArray[Any]
 
     def ensure(self, rows: int) -> int: ...
+    def rewrite(self, rows: npt.NDArray[np.int64]) -> None: ...
     def sync(self) -> None: ...
     def close(self) -> None: ...
 
@@ -92,7 +93,7 @@ class Matrix(_Shape):
         size = file.size()
         if size:
             if writable:
-                file.allocate(size)  # a copied or restored file may have holes
+                self._fill_holes(size)
             self._reach(size)
         self._worker: Worker | None = disk.start_worker("matrix", self._work_ahead) if writable else None
 
@@ -163,6 +164,15 @@ class Matrix(_Shape):
             self._worker.wake()
         return min(self.capacity, rows + _AHEAD_BYTES // 4 // self.stride)
 
+    def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
+        """Stores rows over themselves: after an earlier process's failed sync they may be in memory only, and clean,
+        and a row that recovery fills with the same bytes again need not look changed to anybody."""
+        if self._mapping is None or not len(rows):
+            return
+        ordered = np.sort(rows)
+        for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
+            self._mapping.rewrite(int(run[0]) * self.stride, len(run) * self.stride)
+
     def sync(self) -> None:
         """Makes every row stored so far durable, and the file's size. Releases the GIL. A failure is final."""
         self._file.sync()
@@ -172,6 +182,19 @@ class Matrix(_Shape):
         if self._worker is not None:
             self._worker.stop()
         self._file.close()
+
+    def _fill_holes(self, size: int) -> None:
+        """Gives real blocks to a file that was copied or restored without them."""
+        try:
+            self._file.allocate(size)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise WalFullError(
+                f"{self.path}: no space for the holes of a copied file ({error.strerror}); free {size:,} bytes, then "
+                "open it again",
+                error.errno,
+            ) from error
 
     def _grow(self, rows: int) -> None:
         """Allocates more than ``rows`` rows, or just those where there is no room for more."""
@@ -238,6 +261,9 @@ class Matrix(_Shape):
 
 class MemoryMatrix(_Shape):
     """The matrix of a store without a log: memory, and nothing is durable."""
+
+    def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
+        """Nothing to do: there is no disk that could differ."""
 
     def ensure(self, rows: int) -> int:
         """Gives room for ``rows`` rows; returns the capacity. Old views keep the rows they show."""

@@ -210,12 +210,9 @@ class State:
         with self._pins.lock:
             lsn = self.applied_lsn
             self._pins.add(lsn)
-        high, shape = self.rows.high, self.matrix.array
-        exported: npt.NDArray[Any] = np.ndarray(
-            (high, shape.shape[1]), shape.dtype, buffer=self.matrix.view.toreadonly(), strides=shape.strides
-        )
-        # What is cut from the array keeps it alive, since its own base is not an array.
-        weakref.finalize(exported, self._pins.release, lsn).atexit = False
+        owner = _Exported(self.matrix.array[: self.rows.high])
+        weakref.finalize(owner, self._pins.release, lsn).atexit = False
+        exported: npt.NDArray[Any] = np.asarray(owner)
         return exported
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -278,9 +275,13 @@ class State:
             self._collect_due = limbo.unfinished
             if not (all_rows and self._collect_due):
                 break
+        self._trim_journal()
+
+    def _trim_journal(self) -> None:
+        """Keeps the journal in proportion to the rows, however long no checkpoint is taken."""
         if not self._durable:
             self._touched.clear()
-        elif len(self._touched) > 4 * rows.high + _JOURNAL_SLACK:
+        elif len(self._touched) > 4 * self.rows.high + _JOURNAL_SLACK:
             self._touched = np.unique(np.array(self._touched, np.int64)).tolist()
 
     def _make_ready(self, rows: int) -> bool:
@@ -293,8 +294,17 @@ class State:
                 return False
             raise
         self.rows.reserve(self._ready_rows)
+        self._trim_journal()
         self._collect_rows = min(max(_COLLECT_ROWS_LEAST, rows // 64), STEP_ROWS)
         return True
+
+
+class _Exported:
+    """What an exported array, and every array cut from it, keeps alive. (An array as base would be skipped.)"""
+
+    def __init__(self, rows: npt.NDArray[Any]) -> None:
+        self._rows = rows
+        self.__array_interface__ = {**rows.__array_interface__, "data": (rows.ctypes.data, True)}
 
 
 class View:

@@ -29,6 +29,30 @@ class Clock:
         self.monotonic_ns += ns
 
 
+class Blocked(BaseException):
+    """A mutex is held further out on this stack: with threads, this one would wait there."""
+
+
+class SimulatedMutex:
+    """A `threading.Lock` of the simulation.
+
+    Taking it in a worker while its waker holds it ends the worker's step, which is tried again later; anywhere else
+    that is a deadlock, and `Blocked` says so.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def __enter__(self) -> bool:
+        if self._held:
+            raise Blocked("a lock is taken that this thread holds")
+        self._held = True
+        return True
+
+    def __exit__(self, *error: object) -> None:
+        self._held = False
+
+
 class SimulatedWorker:
     """A step function that runs when due: at once, then when woken or after the seconds it returned."""
 
@@ -55,6 +79,9 @@ class SimulatedWorker:
         self._running = True
         try:
             pause_s = self._step()
+        except Blocked:
+            self.due_ns = clock.monotonic_ns + TICK_NS
+            return False
         finally:
             self._running = False
         if pause_s is not None and self.due_ns is None:

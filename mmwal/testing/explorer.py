@@ -17,8 +17,10 @@ of their own, with looks of their own: crashes during a recovery, after it, and 
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +29,10 @@ from mmwal.testing.model import Found, Model
 from mmwal.testing.simulator import SimulatedDisk
 
 DEPTH_MAX = 3
+THOROUGH = 4  # one image in so many is opened for writing; the others are recovered and read
+GARBAGE = 20_000
+RESERVE_BYTES = 1 << 18  # of a file that is mapped longer than it is: a small matrix
+EVERYTHING = f"{(1 << 256) - 1:x}/{(1 << 256) - 1:x}/new"  # the power cut that loses nothing
 
 
 class Session(Protocol):
@@ -42,8 +48,8 @@ class Session(Protocol):
         """Returns what is wrong with the positions of the live target; None if nothing is."""
 
     def act(self, rng: random.Random, model: Model) -> str:
-        """Draws one operation, does it, notes it in the model; returns its name: ``close`` and ``kill`` are asked of the
-        explorer, ``failed`` says that the target takes no more writes."""
+        """Draws one operation, does it, notes it in the model; returns its name. ``close`` and ``kill`` are asked of
+        the explorer, ``failed`` says that the target takes no more writes."""
 
     def close(self) -> None:
         """Closes cleanly; everything that returned is durable then."""
@@ -61,6 +67,12 @@ class Target(Protocol):
 
     def open(self, disk: SimulatedDisk, story: Any) -> Session:
         """Opens with the real recovery, creating what is not there. Raises only for a fault that was ordered."""
+
+    def glance(self, disk: SimulatedDisk, story: Any) -> Found:
+        """Recovers as `open` does and reads everything; may be quicker, as nothing follows."""
+
+    def damage(self, disk: SimulatedDisk, story: Any, model: Model, rng: random.Random) -> str | None:
+        """Damages durable bytes, opens, and returns what is wrong: to refuse is right, to lose silently is not."""
 
     def faults(self, rng: random.Random, disk: SimulatedDisk, story: Any) -> None:
         """Orders the failing calls of a life; often none."""
@@ -82,12 +94,13 @@ class Violation(Exception):
 class Pace:
     """How densely crashes are made: images at a look of a story; chances of the rest."""
 
-    images: int = 4
-    kill: float = 0.08
-    life: float = 0.02  # that a crashed disk gets a life of its own; a quarter of it one crash deeper
+    images: int = 2
+    kill: float = 0.15
+    damage: float = 0.4
+    life: float = 0.06  # that a crashed disk gets a life of its own; a quarter of it one crash deeper
     nested_look: float = 0.4  # that a look of such a life makes crashes
     nested_images: int = 2
-    acts: tuple[int, int] = (12, 40)
+    acts: tuple[int, int] = (4, 20)
     nested_acts: tuple[int, int] = (1, 6)
 
 
@@ -103,9 +116,10 @@ class Explorer:
     images_nested: int = 0  # of these, during a recovery or after one
     distinct_nested: int = 0
     kills: int = 0
+    damages: int = 0
     recoveries: int = 0
     faults_struck: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of CPU time
     labels: Counter[str] = field(default_factory=Counter)  # looks by label
     crashed_labels: Counter[str] = field(default_factory=Counter)  # crashes by label
     acts: Counter[str] = field(default_factory=Counter)
@@ -121,21 +135,31 @@ class Explorer:
         return len(self._digests)
 
     def run(self, images_max: int, *, seconds_max: float = float("inf")) -> None:
-        """Tells stories until so many distinct images were checked. Raises `Violation`."""
-        started = time.perf_counter()
+        """Tells stories until so many distinct images were checked, or so many CPU seconds used. Raises `Violation`."""
+        started = time.process_time()
         self._images_max, self._deadline = images_max, started + seconds_max
+        thresholds = gc.get_threshold()
+        gc.set_threshold(GARBAGE, 20, 100)  # every opened log is a cycle; the default looks far too often
         try:
             while not self._is_done():
                 story = f"{self.seed}.{self.stories}"
                 self.stories += 1
-                _Life(self, story, (), SimulatedDisk(seed=story), self.target.model(), None).run()
+                _Life(
+                    self,
+                    story,
+                    (),
+                    SimulatedDisk(seed=story, reserve_bytes_max=RESERVE_BYTES),
+                    self.target.model(),
+                    None,
+                ).run()
                 if self.violation is not None:  # the code under test swallowed it
                     raise self.violation
         finally:
-            self.seconds += time.perf_counter() - started
+            gc.set_threshold(*thresholds)
+            self.seconds += time.process_time() - started
 
     def _is_done(self) -> bool:
-        return self.distinct >= self._images_max or time.perf_counter() >= self._deadline
+        return self.distinct >= self._images_max or time.process_time() >= self._deadline
 
     def report(self) -> dict[str, Any]:
         """Returns the figures, by name."""
@@ -146,8 +170,10 @@ class Explorer:
             "stories": self.stories,
             "images": self.images,
             "distinct": self.distinct,
+            "distinct_nested": self.distinct_nested,
             "nested_share": round(self.distinct_nested / distinct, 3),
             "kills": self.kills,
+            "damages": self.damages,
             "recoveries": self.recoveries,
             "faults_struck": self.faults_struck,
             "seconds": round(self.seconds, 1),
@@ -196,17 +222,17 @@ class _Life:
                 self._die()
                 if not self._open():
                     raise self._violation("a fault struck that nobody ordered")
-            while left > 0:
+            act = ""
+            while left > 0 and act not in ("close", "kill", "failed"):
                 left -= 1
                 act = self._act()
-                if act in ("close", "kill", "failed"):
-                    break
-            else:
+            if act not in ("close", "kill", "failed"):
                 break
             if act == "close" or (act == "failed" and self.acting.random() < 0.5):
                 self._close()
             if act != "close":
                 self._die()
+                self.target.faults(self.acting, self.disk, self.geometry)
         self.disk.observe("end")
         self.explorer.faults_struck += sum(fault.hits for fault in self.disk.faults)
 
@@ -222,7 +248,8 @@ class _Life:
                 raise self._violation(problem)
         if self.script is not None:
             if self.script and int(self.script[0].partition(":")[0]) == self.looks:
-                self._crash(self.script[0].partition(":")[2])
+                choice = self.script[0].partition(":")[2]
+                self._damage(choice) if choice.startswith("damage") else self._crash(choice)
             return
         if explorer._is_done():
             return
@@ -237,6 +264,8 @@ class _Life:
         explorer.crashed_labels[label] += 1
         for choice in disk.images(rng, pace.nested_images if self.path else pace.images):
             self._crash(choice + "+" * self._has_life())
+        if not self.path and rng.random() < pace.damage:
+            self._damage(f"damage.{rng.getrandbits(32):x}")
         if rng.random() < pace.kill:
             self._crash(rng.choice(("kill", "kill", "kill evicted")) + "+" * self._has_life())
 
@@ -273,12 +302,27 @@ class _Life:
             return
         explorer.recoveries += 1
         try:
-            found = self.target.open(disk, self.geometry).found()
+            if zlib.crc32(choice.encode()) % THOROUGH == 0:
+                found = self.target.open(disk, self.geometry).found()
+            else:
+                found = self.target.glance(disk, self.geometry)
         except Exception as error:
             raise self._violation(f"refused: {type(error).__name__}: {error}", path) from error
         problem = self.model.problem(found, required)
         if problem is not None:
             raise self._violation(problem, path)
+
+    def _damage(self, choice: str) -> None:
+        """Damages what the process sees, as if it were all durable."""
+        explorer = self.explorer
+        explorer.damages += 1
+        disk = self.disk.image(EVERYTHING)
+        try:
+            problem = self.target.damage(disk, self.geometry, self.model, random.Random(choice))
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the wrong answer)
+            problem = f"damage led to {type(error).__name__}: {error}"
+        if problem is not None:
+            raise self._violation(problem, (*self.path, f"{self.looks}:{choice}"))
 
     def _open(self) -> bool:
         """Opens the target and checks what it shows; False where an ordered fault was in the way."""
@@ -349,6 +393,8 @@ def replay(line: str, target: Target, pace: Pace | None = None) -> None:
         else:
             merged[-1] += f" {word}"
     explorer = Explorer(target, pace=pace or Pace())
-    _Life(explorer, story, (), SimulatedDisk(seed=story), target.model(), tuple(merged)).run()
+    _Life(
+        explorer, story, (), SimulatedDisk(seed=story, reserve_bytes_max=RESERVE_BYTES), target.model(), tuple(merged)
+    ).run()
     if explorer.violation is not None:
         raise explorer.violation

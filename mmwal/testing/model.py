@@ -16,6 +16,7 @@ What was found counts as promised from then on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 Rows = tuple[Any, ...]
@@ -75,7 +76,7 @@ class Model:
         if sorted(found.positions) != list(found.positions):
             return f"positions out of order: {found.positions}"
         lsns = [group.lsn for group in found.groups]
-        if any(later <= lsn for lsn, later in zip(lsns, lsns[1:], strict=False)):
+        if any(later <= lsn for lsn, later in pairwise(lsns)):
             return f"LSNs do not grow: {lsns}"
         start = self._start(found)
         if start is None:
@@ -109,5 +110,5 @@ def _difference(issued: Group, found: Group) -> str:
     if issued.rows == found.rows or len(issued.rows) != len(found.rows):
         return f"issued LSN {issued.lsn} with {len(issued.rows)} rows, found LSN {found.lsn} with {len(found.rows)}"
     row = next(row for row in range(len(issued.rows)) if issued.rows[row] != found.rows[row])
-    pairs = zip(issued.rows[row], found.rows[row], strict=False)
-    return f"row {row} at LSN {found.lsn}: " + ", ".join(f"{a!r:.80} issued, {b!r:.80} found" for a, b in pairs if a != b)
+    pairs = [pair for pair in zip(issued.rows[row], found.rows[row], strict=False) if pair[0] != pair[1]]
+    return f"row {row} at LSN {found.lsn}: " + ", ".join(f"{a!r:.80} issued, {b!r:.80} found" for a, b in pairs)

@@ -5,22 +5,25 @@ Not here: crashes (`explorer.py`), what is right (`model.py`).
 
 from __future__ import annotations
 
+import posixpath
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmwal.entry import WalEntry
-from mmwal.errors import UnavailableError, WalFullError
-from mmwal.format.frame import Kind
+from mmwal.errors import OpenError, UnavailableError, WalFullError
+from mmwal.format.frame import ALIGNMENT, LENGTH_MASK, ROW_KINDS, Kind
 from mmwal.format.metadata import encode_metadata
-from mmwal.format.segment import SEGMENT_BYTES_MIN
+from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import load
 from mmwal.log.batch import append_rows
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
-from mmwal.log.log import Log
-from mmwal.log.reader import read_entries
+from mmwal.log.log import Log, Tail
+from mmwal.log.reader import decode_entry, read_entries, read_extents
+from mmwal.log.segment import segment_number
 from mmwal.recovery.tail import repair, survey
 from mmwal.testing.model import Found, Group, Model
 from mmwal.testing.simulator import SimulatedDisk
@@ -29,20 +32,10 @@ if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
 WAL = "/wal"
+DECODED_MAX = 8192
 FAULTS = (
-    "segment sync",
-    "spare sync",
-    "control sync",
-    "sync",
-    "sync_directory",
-    "allocate",
-    "zero",
-    "create",
-    "rename",
-    "unlink",
-    "write",
-    "step",
-    "any",
+    *("sync", "sync", "spare.wal sync", "spare.wal sync", "segment.wal sync", "control sync", "sync_directory"),
+    *("allocate", "zero", "create", "rename", "unlink", "write", "control write", "spare.wal write", "step", "any"),
 )
 
 
@@ -63,6 +56,7 @@ class LogTarget:
     def __init__(self, kernel: str = "py") -> None:
         self.name = f"log-{kernel}"
         self.kernel: Kernel = load(kernel)
+        self._decoded: dict[bytes, list[Any]] = {}
 
     def story(self, rng: random.Random) -> LogStory:
         return LogStory(
@@ -70,39 +64,117 @@ class LogTarget:
             runway_segments=rng.choice((1, 1, 2)),
             sync_interval_ms=rng.choice((0, 0, 10)),
             live_bytes_max=SEGMENT_BYTES_MIN * rng.choice((6, 100, 100)),
-            faulty=rng.random() < 0.4,
+            faulty=rng.random() < 0.7,
         )
 
     def model(self) -> Model:
         return Model()
 
     def faults(self, rng: random.Random, disk: SimulatedDisk, story: LogStory) -> None:
-        if story.faulty and rng.random() < 0.7:
-            disk.fail(rng.choice(FAULTS), rng.randint(1, 25), forever=rng.random() < 0.3)
+        if story.faulty:
+            disk.fail(rng.choice(FAULTS), rng.randint(1, 12), forever=rng.random() < 0.3)
 
     def expected(self, error: Exception, disk: SimulatedDisk) -> bool:
         return isinstance(error, OSError) and any(fault.hits for fault in disk.faults)
 
     def open(self, disk: SimulatedDisk, story: LogStory) -> LogSession:
-        disk.make_directory(WAL)
-        lock = disk.lock(f"{WAL}/lock")
-        control = open_control(disk, WAL)
-        if control is None:
-            assert not any("segment" in name for name in disk.list_directory(WAL)), "segments without a control file"
-            control = create_control(disk, WAL, _identity(disk, story.dimension))
-        judged = survey(disk, self.kernel, WAL, control)
+        tail = self._recover(disk, story)
         log = Log(
             disk,
             self.kernel,
             WAL,
-            repair(disk, self.kernel, WAL, lock, judged),
+            tail,
             sync_interval_ms=story.sync_interval_ms,
             append_timeout_ms=100,
             live_bytes_max=story.live_bytes_max,
             runway_segments=story.runway_segments,
             check_finite=True,
         )
-        return LogSession(disk, log, control, story)
+        return LogSession(disk, log, tail.control, story)
+
+    def glance(self, disk: SimulatedDisk, story: LogStory) -> Found:
+        """Recovers and reads, without a `Log`; frames that were decoded before are not decoded again."""
+        tail = self._recover(disk, story)
+        control, end_lsn = tail.control, tail.end_lsn
+        return Found(control.oldest_lsn, list(self._read(disk, control, end_lsn)), (control.oldest_lsn, end_lsn))
+
+    def damage(self, disk: SimulatedDisk, story: LogStory, model: Model, rng: random.Random) -> str | None:
+        listed = disk.list_directory(WAL) if disk.exists(WAL) else []
+        names = [name for name in listed if name == "control" or name.startswith("segment")]
+        if not names:
+            return None
+        path = f"{WAL}/{rng.choice(names)}"
+        file = disk.open(path, writable=True)
+        start = DATA_OFFSET if file.size() > DATA_OFFSET and rng.random() < 0.7 else 0
+        at = rng.randrange(start, max(start + 1, file.size()))
+        length = rng.choice((1, 1, 8, 512))
+        old = file.read(at, length)
+        new = bytes(len(old)) if rng.random() < 0.3 else bytes(byte ^ 1 << rng.randrange(8) for byte in old)
+        file.write(at, new)
+        file.sync()
+        if old == new:
+            return None
+        proven = model.durable
+        number = segment_number(posixpath.basename(path))
+        if number is not None:
+            proven = _proven(model, number * SEGMENT_BYTES_MIN + at + length)
+        try:
+            found = self.open(disk, story).found()
+        except (OpenError, ValueError):
+            return None
+        problem = model.problem(found, proven)
+        return f"{path} damaged from {at}, {length} bytes: {problem}" if problem else None
+
+    def _recover(self, disk: SimulatedDisk, story: LogStory) -> Tail:
+        disk.make_directory(WAL)
+        lock = disk.lock(f"{WAL}/lock")
+        control = open_control(disk, WAL)
+        if control is None:
+            assert not any("segment" in name for name in disk.list_directory(WAL)), "segments without a control file"
+            control = create_control(disk, WAL, _identity(disk, story.dimension))
+        return repair(disk, self.kernel, WAL, lock, survey(disk, self.kernel, WAL, control))
+
+    def _read(self, disk: SimulatedDisk, control: LogControl, end_lsn: int) -> Iterator[Group]:
+        """Yields the groups of the log as `read_entries` would, frame by frame."""
+        oldest_lsn, identity = control.oldest_lsn, control.identity
+        members: dict[int, list[Any]] = {}
+        if end_lsn <= oldest_lsn:
+            return  # perhaps not even a segment
+        for extent in read_extents(disk, self.kernel, WAL, identity, self._first_frame(control), end_lsn):
+            frames = extent.frames
+            columns = (frames[name].tolist() for name in ("start_lsn", "commit", "kind", "txn"))
+            for index, (start_lsn, commit, kind, txn) in enumerate(zip(*columns, strict=True)):
+                length = (commit & LENGTH_MASK) * ALIGNMENT
+                lsn = start_lsn + length
+                if kind == Kind.COMMIT:
+                    rows = members.pop(txn, [])
+                elif kind in ROW_KINDS:
+                    at = start_lsn - extent.base_lsn
+                    raw = bytes(extent.view[at : at + length])
+                    if raw not in self._decoded:
+                        if len(self._decoded) >= DECODED_MAX:
+                            self._decoded.clear()
+                        self._decoded[raw] = rows_of(decode_entry(extent, frames[index], lsn, identity))
+                    rows = self._decoded[raw]
+                    if txn:
+                        members.setdefault(txn, []).extend(rows)
+                        continue
+                else:
+                    continue
+                if lsn > oldest_lsn:
+                    yield Group(tuple(rows), lsn)
+
+    @staticmethod
+    def _first_frame(control: LogControl) -> int:
+        size = control.identity.segment_bytes
+        return data_start(max(control.oldest_lsn - 1, 0) // size, size)
+
+
+def _proven(model: Model, behind_lsn: int) -> int:
+    """Returns how many groups an undamaged later frame, beginning at or behind a position, records as durable."""
+    pairs = zip(model.groups, model.groups[1:], strict=False)
+    known = [group.known_durable_lsn for before, group in pairs if before.lsn >= behind_lsn and group.lsn]
+    return sum(1 for group in model.groups if 0 < group.lsn <= max(known, default=0))
 
 
 def _identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
@@ -138,9 +210,7 @@ class LogSession:
     def found(self) -> Found:
         log, oldest = self.log, self.control.oldest_lsn
         positions = (oldest, log.cursor.durable, log.cursor.published, log.cursor.reserved)
-        entries = read_entries(
-            self.disk, log.kernel, WAL, log.identity, oldest, None, log.cursor.published
-        )
+        entries = read_entries(self.disk, log.kernel, WAL, log.identity, oldest, None, log.cursor.published)
         groups: list[Group] = []
         rows: list[Any] = []
         for entry in entries:
@@ -157,7 +227,7 @@ class LogSession:
     # ---- operations
 
     def act(self, rng: random.Random, model: Model) -> str:
-        if self.log.failed:
+        if not self._takes_writes():
             return "failed"
         name = rng.choices(ACTS, WEIGHTS)[0]
         if name in ("close", "kill"):
@@ -168,11 +238,14 @@ class LogSession:
             assert self.disk.faults or self.log.keeper.over_budget, "the log is full for no reason"
             self._make_room(model)
         except UnavailableError:
-            assert self.log.failed, "an open log takes no writes"
+            assert not self._takes_writes(), "an open log takes no writes"
             return "failed"
         except OSError:
             assert any(fault.hits for fault in self.disk.faults), "an error that nobody ordered"
         return name
+
+    def _takes_writes(self) -> bool:
+        return not self.log.failed
 
     def close(self) -> None:
         self.log.close()
@@ -204,7 +277,7 @@ class LogSession:
         """Appends a row that ends exactly, or nearly, where the segment does."""
         left = -(self.log.cursor.reserved + 512) % SEGMENT_BYTES_MIN
         id_bytes = left - 64 - 4 * self.story.dimension - 4 - rng.choice((0, 0, 64))
-        if 0 < id_bytes:
+        if id_bytes > 0:
             self._log_rows(rng, model, 1, "x" * id_bytes)
 
     def _sync(self, rng: random.Random, model: Model) -> None:
@@ -240,9 +313,9 @@ class LogSession:
     def _log_rows(self, rng: random.Random, model: Model, count: int, only_id: str | None = None) -> int:
         operation, kind = rng.choice(KINDS)
         ids: list[str | int] = [_id(rng) for _ in range(count)] if only_id is None else [only_id]
-        has_vectors = kind in (Kind.INSERT, Kind.UPSERT) or only_id is not None or (kind == Kind.UPDATE and rng.random() < 0.7)
         if only_id is not None:
             operation, kind = "insert", Kind.INSERT
+        has_vectors = kind in (Kind.INSERT, Kind.UPSERT) or (kind == Kind.UPDATE and rng.random() < 0.7)
         vectors = None
         if has_vectors:
             size = count * self.story.dimension
@@ -279,7 +352,13 @@ class LogSession:
         return lsn if 0 < lsn <= log.segment_end_lsn else log.settle(lsn, attempt)
 
 
-KINDS = [("insert", Kind.INSERT), ("insert", Kind.INSERT), ("upsert", Kind.UPSERT), ("update", Kind.UPDATE), ("delete", Kind.DELETE)]
+KINDS = [
+    ("insert", Kind.INSERT),
+    ("insert", Kind.INSERT),
+    ("upsert", Kind.UPSERT),
+    ("update", Kind.UPDATE),
+    ("delete", Kind.DELETE),
+]
 _WEIGHED = {
     "append": 20,
     "append_durable": 16,

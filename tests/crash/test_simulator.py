@@ -229,6 +229,19 @@ def test_rename_whose_forerunner_was_lost_never_moves_another_file(disk: Simulat
     assert seen == {(b"0", b"1"), (b"1", None), (b"1", b"2"), (b"2", None)}
 
 
+@pytest.mark.parametrize("later", ["rename", "unlink"])
+def test_operation_whose_forerunner_was_lost_never_acts_on_another_file(disk: SimulatedDisk, later: str) -> None:
+    durable_file(disk, "/d/file", b"0")
+    durable_file(disk, "/d/tmp", b"1")
+    disk.rename("/d/tmp", "/d/file")
+    if later == "rename":
+        disk.rename("/d/file", "/d/kept")
+    else:
+        disk.unlink("/d/file")
+    seen = outcomes(disk, lambda image: tuple(content(image, f"/d/{name}") for name in ("tmp", "file", "kept")), "weak")
+    assert seen == {(b"1", b"0", None), (None, b"1", None), (None, None, b"1" if later == "rename" else None)}
+
+
 def test_lost_creation_takes_its_rename_with_it(disk: SimulatedDisk) -> None:
     disk.create("/d/tmp")
     disk.rename("/d/tmp", "/d/file")

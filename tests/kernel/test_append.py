@@ -102,7 +102,9 @@ def test_subclass_of_str_is_left_to_the_caller_to_convert(kernel: Any) -> None:
         "text",
         4,
     ],
-    ids=lambda vector: type(vector).__name__ + (f"-{vector.dtype.str}-{vector.ndim}d" if isinstance(vector, np.ndarray) else ""),
+    ids=lambda vector: (
+        type(vector).__name__ + (f"-{vector.dtype.str}-{vector.ndim}d" if isinstance(vector, np.ndarray) else "")
+    ),
 )
 def test_vector_that_is_not_exact_is_left_to_the_caller_to_convert(kernel: Any, vector: object) -> None:
     log = MemoryLog(kernel)
@@ -265,7 +267,16 @@ def test_kind_that_no_entry_has_is_an_error(kernel: Any, kind: int) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "rows", "txn", "time_ns"),
-    [(4, 0, 0, 0), (-1, 0, 0, 0), (0, 2**32, 0, 0), (0, -1, 0, 0), (0, 0, 2**64, 0), (0, 0, -1, 0), (0, 0, 0, -1), (0, 0, 0, 2**64)],
+    [
+        (4, 0, 0, 0),
+        (-1, 0, 0, 0),
+        (0, 2**32, 0, 0),
+        (0, -1, 0, 0),
+        (0, 0, 2**64, 0),
+        (0, 0, -1, 0),
+        (0, 0, 0, -1),
+        (0, 0, 0, 2**64),
+    ],
 )
 def test_number_beyond_its_field_is_an_error(kernel: Any, dtype: int, rows: int, txn: int, time_ns: int) -> None:
     log = MemoryLog(kernel)
@@ -302,7 +313,16 @@ def test_buffers_are_let_go_after_the_append(kernel: Any) -> None:
 
 @pytest.mark.parametrize(
     ("segment_bytes", "dtype", "dimension"),
-    [(0, 1, 4), (8192, 1, 4), (16_385, 1, 4), (1 << 31, 1, 4), (16_384, 4, 4), (16_384, -1, 4), (16_384, 1, 1 << 31), (16_384, 1, -1)],
+    [
+        (0, 1, 4),
+        (8192, 1, 4),
+        (16_385, 1, 4),
+        (1 << 31, 1, 4),
+        (16_384, 4, 4),
+        (16_384, -1, 4),
+        (16_384, 1, 1 << 31),
+        (16_384, 1, -1),
+    ],
 )
 def test_cursor_refuses_sizes_out_of_range(kernel: Any, segment_bytes: int, dtype: int, dimension: int) -> None:
     with pytest.raises((ValueError, OverflowError)):

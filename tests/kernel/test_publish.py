@@ -210,6 +210,13 @@ def test_commit_word_whose_length_leaves_the_reservation_moves_nothing(kernel: A
     assert log.cursor.advance() == START
 
 
+def test_commit_word_whose_length_leaves_the_segment_moves_nothing(kernel: Any) -> None:
+    log = MemoryLog(kernel)
+    log.set(interface.RESERVED, NEXT + 1024)
+    log.put(START, commit_word(salt_of(0), START, DATA_BYTES + 64).to_bytes(8, "little"))
+    assert log.cursor.advance() == START
+
+
 def test_published_never_passes_reserved(kernel: Any) -> None:
     log = MemoryLog(kernel)
     log.put(START, log.frame(START))

@@ -27,11 +27,10 @@ def test_one_nan_or_infinity_is_seen_at_every_place(kernel: Any, dtype: int, typ
                 assert kernel.all_finite(values, dtype) is False
 
 
-def test_every_nan_pattern_is_seen(kernel: Any) -> None:
+def test_every_pattern_of_bits_is_judged_as_numpy_does(kernel: Any) -> None:
     for dtype, unsigned, type in ((1, np.uint32, np.float32), (2, np.uint16, np.float16)):
-        bits = np.iinfo(unsigned).bits
-        patterns = np.unique(np.concatenate([np.arange(0, 1 << 16) << (bits - 16), (np.arange(0, 1 << 16) << (bits - 16)) + 1]))
-        for pattern in patterns[patterns < 1 << bits][:: 7 if dtype == 1 else 1].astype(unsigned):
+        high = np.arange(0, 1 << 16, 7) << (np.iinfo(unsigned).bits - 16)
+        for pattern in np.concatenate([high, high + 1]).astype(unsigned):
             value = np.array([pattern]).view(type)
             assert kernel.all_finite(value, dtype) == bool(np.isfinite(value[0]))
 
@@ -122,7 +121,8 @@ def test_gather_at_the_very_ends_is_in_bounds(kernel: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros(2, np.int32), np.zeros(2, np.uint64), np.zeros((1, 2), np.int64), np.zeros(4, np.int64)[::2], b"12"]
+    "wrong",
+    [np.zeros(2, np.int32), np.zeros(2, np.uint64), np.zeros((1, 2), np.int64), np.zeros(4, np.int64)[::2], b"12"],
 )
 def test_gather_takes_int64_arrays_only(kernel: Any, wrong: Any) -> None:
     right = np.zeros(2, np.int64)

@@ -88,6 +88,10 @@ BROKEN = {
     "length 0": ({"commit": commit_word(SALT, START + 256, 0)}, SCAN_MALFORMED),
     "length beyond the end": ({"commit": commit_word(SALT, START + 256, END - START - 192)}, SCAN_MALFORMED),
     "greatest length": ({"commit": commit_word(SALT, START + 256, ((1 << 26) - 1) * 64)}, SCAN_MALFORMED),
+    "frame that reaches beyond the memory": (
+        {"commit": commit_word(SALT, START + 256, 1 << 26), "vector_bytes": (1 << 26) - 64},
+        SCAN_MALFORMED,
+    ),
     "length other than the blocks": ({"commit": commit_word(SALT, START + 256, 256)}, SCAN_MALFORMED),
     "start elsewhere": ({"start_lsn": START + 320}, SCAN_MALFORMED),
     "reserved byte": ({"reserved": 1}, SCAN_MALFORMED),
@@ -217,7 +221,7 @@ def test_find_passes_over_whatever_breaks_a_clause(kernel: Any) -> None:
     at = START
     parts = []
     for fields, _ in BROKEN.values():
-        spoiled = {key: value for key, value in fields.items() if key not in ("commit", "start_lsn")}
+        spoiled = {} if "commit" in fields else {key: value for key, value in fields.items() if key != "start_lsn"}
         broken = bytearray(frame(at, SALT, **({"vector": bytes(128)} | spoiled)))
         if not spoiled:
             broken[20] ^= 1

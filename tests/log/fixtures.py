@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmwal.manager import WalManager
 from mmwal.errors import SyncFailedError
+from mmwal.manager import WalManager
 from tests.log.logs import config
 
 OpenWal = Callable[..., WalManager]

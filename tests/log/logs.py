@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from mmwal.config import WalConfig
-from mmwal.manager import WalManager
+from mmwal.errors import WalFullError
 from mmwal.format.segment import DATA_OFFSET, FOOTER_BYTES
 from mmwal.log.reader import read_extents
 from mmwal.log.segment import segment_name
+from mmwal.manager import WalManager
 
 SEGMENT = 64 << 10
 DIMENSION = 16
@@ -36,6 +37,16 @@ def vector(i: int, dimension: int = DIMENSION) -> np.ndarray[Any, Any]:
 def fill(wal: WalManager, count: int, start: int = 0) -> list[int]:
     """Logs `count` inserts; returns their LSNs."""
     return [wal.log_insert(f"id-{i}", vector(i)) for i in range(start, start + count)]
+
+
+def until_full(wal: WalManager) -> tuple[list[int], WalFullError]:
+    """Logs inserts of 0, 1, 2... until there is no room; returns their LSNs and the error."""
+    logged: list[int] = []
+    while True:
+        try:
+            logged.append(wal.log_insert(len(logged), vector(1)))
+        except WalFullError as error:
+            return logged, error
 
 
 def ids(wal: WalManager, from_lsn: int | None = None) -> list[str | int]:

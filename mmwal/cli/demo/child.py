@@ -33,10 +33,12 @@ class Settings:
     sync_interval_ms: int
     seed: int
     kernel: Any
-    # Small segments and early checkpoints, so that a small load rotates, recycles and trims as a large one does.
+    # Small segments and early checkpoints, so that a small load rotates, recycles and trims as a large one does, and
+    # takes little of the disk.
     segment_size: int = 1 << 20
     checkpoint_interval: int = 1_000
     max_wal_size: int = 8 << 20
+    runway_segments: int = 1
 
     def open(self, dimension: int) -> mmwal.VectorStore:
         """Opens the store."""
@@ -48,6 +50,7 @@ class Settings:
             checkpoint_interval=self.checkpoint_interval,
             segment_size=self.segment_size,
             max_wal_size=self.max_wal_size,
+            runway_segments=self.runway_segments,
             kernel=self.kernel,
         )
 

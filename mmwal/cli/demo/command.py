@@ -69,6 +69,8 @@ def demo(
             click.echo(json.dumps(as_dict(outcome)))
         else:
             outcome = _show(settings, kill_at)
+        if keep and not as_json:
+            click.echo(f"The store is in {directory}")
     return code_of(outcome)
 
 
@@ -82,9 +84,9 @@ def code_of(outcome: Outcome) -> int:
 def _show(settings: Settings, kill_at: float) -> Outcome:
     console = Console(highlight=False)
     screen = Screen(console)
-    screen.introduce(
-        os.path.relpath(settings.directory), settings.kernel or mmwal.kernel_in_use(), settings.sync_interval_ms
-    )
+    relative = os.path.relpath(settings.directory)
+    place = settings.directory if relative.startswith(os.pardir) else relative
+    screen.introduce(place, settings.kernel or mmwal.kernel_in_use(), settings.sync_interval_ms)
     with screen:
         outcome = tell(settings, kill_at, screen)
     screen.conclude(outcome)

@@ -3,12 +3,11 @@ answers."""
 
 from __future__ import annotations
 
-from textwrap import indent
+from textwrap import indent, wrap
 
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from mmwal.cli.demo.story import Outcome, Step, Watcher
@@ -40,6 +39,7 @@ class Screen(Watcher):
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
 
@@ -67,12 +67,12 @@ class Screen(Watcher):
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        line = Table.grid(padding=(0, 1))
-        line.add_column(width=9, style="bold")
-        line.add_column(width=6, justify="right", style="dim")
-        line.add_column()
-        line.add_row(f"  {step.name}", _duration(step.seconds), escape(step.what))
-        self._console.print(line)
+        head = f"  {step.name:<8} {_duration(step.seconds):>6}  "
+        width = max(self._console.width - len(head), 20)
+        first, *rest = wrap(step.what, width)
+        self._console.print(Text.assemble((head[:10], "bold"), (head[10:], "dim"), first))
+        for more in rest:
+            self._console.print(Text(" " * len(head) + more))
 
     def noticed(self, sentence: str) -> None:
         self._console.print(Text(f"  note: {sentence}", style="yellow"), soft_wrap=True)
@@ -86,18 +86,16 @@ class Screen(Watcher):
             self._console.print(indent(str(outcome.recovery), "  ") + "\n", soft_wrap=True, markup=False)
         for query, hits in outcome.searches:
             self._console.print(Text(f"  search: {query}", style="bold"))
-            self._console.print(_hits(hits), "")
+            for hit in hits:
+                self._console.print(self._line(hit))
+            self._console.print()
         self._console.print(_verdict(outcome))
 
-
-def _hits(hits: list[Hit]) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(min_width=8, justify="right", style="dim")
-    table.add_column(min_width=max(len(str(hit.id)) for hit in hits), style="cyan", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for hit in hits:
-        table.add_row(f"{hit.score:.3f}", escape(str(hit.id)), escape(str((hit.metadata or {})["summary"])))
-    return table
+    def _line(self, hit: Hit) -> Text:
+        summary = (hit.metadata or {}).get("summary", "")
+        line = Text.assemble((f"{hit.score:9.3f}  ", "dim"), (f"{hit.id}  ", "cyan"), str(summary))
+        line.truncate(self._console.width, overflow="ellipsis")
+        return line
 
 
 def _verdict(outcome: Outcome) -> Group:

@@ -36,7 +36,7 @@ from mmwal.cli.demo.plan import Operation, make_plan
 from mmwal.entry import Hit, RecoveryStats
 
 STEPS = ("load", "kill", "recover", "check", "finish", "search", "close", "reopen")
-SHOWN_QUESTIONS = (0, 2, 24)
+SHOWN_QUESTIONS = (0, 5, 12)
 SHOWN_HITS = 3
 DISK_BYTES_MAX = 32 << 20
 
@@ -146,7 +146,8 @@ class _Story:
         stop_at = round(self._kill_at * len(self._plan))
         with _Writer(self._settings) as writer:
             with self._step("load", stop_at) as says:
-                writer.wait_until_open()
+                if not writer.is_open():
+                    self._fail([f"the writing process could not begin: {writer.last_words()}"], fatal=True)
                 for number, lsn in writer.acknowledged(stop_at):
                     self._acknowledge(number, lsn)
                 if self._next < stop_at:
@@ -157,7 +158,7 @@ class _Story:
                 for number, lsn in writer.acknowledged():
                     self._acknowledge(number, lsn)
                 late = self._next - stop_at
-                says.append(f"SIGKILL{f'; {late:,} more were acknowledged before it came' if late else ''}")
+                says.append(f"SIGKILL{f'; before it came, {late:,} more had been acknowledged' if late else ''}")
         self._outcome.figures["acknowledged"] = self._next
         self._outcome.figures["acknowledged_ids"] = len(self._model.held)
 
@@ -295,11 +296,10 @@ class _Writer:
             env={**os.environ, "PYTHONPATH": _path_of_this_package()},
         )
 
-    def wait_until_open(self) -> None:
-        """Returns once the child has opened the store, or has ended."""
+    def is_open(self) -> bool:
+        """Waits until the child has opened the store; returns False if it ended instead."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line in (OPEN_LINE, b""), line
+        return self._process.stdout.readline() == OPEN_LINE
 
     def acknowledged(self, stop_at: int | None = None) -> Iterator[tuple[int, int]]:
         """Yields number and LSN of what was acknowledged, up to operation ``stop_at`` or until the child has gone."""

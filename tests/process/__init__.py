@@ -1,0 +1,1 @@
+"""Real processes: the command line, the demo end to end, writers that are killed."""

@@ -1,0 +1,208 @@
+"""The store against a plain dict: any sequence of writes, checkpoints, clean and unclean ends."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+import mmwal
+from mmwal.errors import DuplicateIdError, UnknownIdError, VectorError
+from mmwal.opening import open_store
+from mmwal.testing.background import SimulatedMutex
+from mmwal.testing.simulator import SimulatedDisk
+from tests.store.stores import SEGMENT, close_quietly, config, contents
+
+IDS = st.sampled_from(["a", "b", "7", "ü", 7, 0, -1, (1 << 63) - 1])
+VALUES = st.integers(-100, 100)
+METADATA = st.sampled_from([None, {}, {"n": 1}, {"deep": [1, {"x": None}], "text": "y" * 40}])
+DURABLE = st.booleans()
+DIMENSION = 40
+
+
+def row(value: float) -> np.ndarray[Any, Any]:
+    return np.full(DIMENSION, value, np.float32)
+
+
+class StoreAgainstDict(RuleBasedStateMachine):
+    """`kernel` is set by the test."""
+
+    kernel: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = SimulatedDisk()
+        self.model: dict[Any, tuple[bytes, Any]] = {}
+        self.interval = 0
+        self.durable_models: list[dict[Any, tuple[bytes, Any]]] = [{}]  # legal after a power cut: the first, or later
+        self.highest = 0
+        self.store: Any = None
+        self.reopen()
+
+    def reopen(self) -> None:
+        fields = config(
+            "/store",
+            self.kernel,
+            dimension=DIMENSION,
+            sync_interval_ms=self.interval,
+            checkpoint_interval=15,
+            max_wal_size=4 * SEGMENT,
+        )
+        self.store = open_store(fields, self.disk)
+        self.store._state.lock = SimulatedMutex()
+
+    def wrote(self, lsn: int, durable: bool, also: dict[Any, tuple[bytes, Any]] | None = None) -> None:
+        assert lsn > self.highest
+        self.highest = lsn
+        self.durable_models.append({**self.model, **(also or {})})
+        if durable or self.interval == 0:
+            assert self.store.durable_lsn >= lsn
+            self.durable_models = self.durable_models[-1:]
+
+    @rule(id=IDS, value=VALUES, metadata=METADATA, durable=DURABLE)
+    def insert(self, id: Any, value: int, metadata: Any, durable: bool) -> None:
+        if id in self.model:
+            with pytest.raises(DuplicateIdError):
+                self.store.insert(id, row(value), metadata)
+            return
+        lsn = self.store.insert(id, row(value), metadata, durable=durable)
+        self.model[id] = (row(value).tobytes(), metadata)
+        self.wrote(lsn, durable)
+
+    @rule(id=IDS, value=st.none() | VALUES, metadata=METADATA, durable=DURABLE)
+    def update(self, id: Any, value: int | None, metadata: Any, durable: bool) -> None:
+        vector = None if value is None else row(value)
+        if vector is None and metadata is None:
+            with pytest.raises(VectorError, match="nothing to update"):
+                self.store.update(id)
+            return
+        if id not in self.model:
+            with pytest.raises(UnknownIdError):
+                self.store.update(id, vector, metadata)
+            return
+        lsn = self.store.update(id, vector, metadata, durable=durable)
+        before = self.model[id]
+        self.model[id] = (
+            before[0] if vector is None else vector.tobytes(),
+            before[1] if metadata is None else metadata,
+        )
+        self.wrote(lsn, durable)
+
+    @rule(id=IDS, durable=DURABLE)
+    def delete(self, id: Any, durable: bool) -> None:
+        if id not in self.model:
+            with pytest.raises(UnknownIdError):
+                self.store.delete(id)
+            return
+        lsn = self.store.delete(id, durable=durable)
+        del self.model[id]
+        self.wrote(lsn, durable)
+
+    @rule(ids=st.lists(IDS, min_size=1, max_size=6, unique=True), value=VALUES, metadata=METADATA, durable=DURABLE)
+    def upsert_many(self, ids: list[Any], value: int, metadata: Any, durable: bool) -> None:
+        vectors = np.stack([row(value + n) for n in range(len(ids))])
+        lsn = self.store.upsert_many(ids, vectors, [metadata] * len(ids), durable=durable)
+        for id, vector in zip(ids, vectors, strict=True):
+            kept = self.model[id][1] if id in self.model else None
+            self.model[id] = (vector.tobytes(), kept if metadata is None else metadata)
+        self.wrote(lsn, durable)
+
+    @rule(ids=st.lists(IDS, min_size=1, max_size=6, unique=True))
+    def delete_many(self, ids: list[Any]) -> None:
+        if any(id not in self.model for id in ids):
+            with pytest.raises(UnknownIdError):
+                self.store.delete_many(ids)
+            return
+        lsn = self.store.delete_many(ids)
+        for id in ids:
+            del self.model[id]
+        self.wrote(lsn, False)
+
+    @rule(count=st.sampled_from([300, 500]), value=VALUES)
+    def large_batch_comes_and_goes(self, count: int, value: int) -> None:
+        ids = [f"large-{n}" for n in range(count)]
+        lsn = self.store.insert_many(ids, np.tile(row(value), (count, 1)))
+        self.wrote(lsn, False, {id: (row(value).tobytes(), None) for id in ids})
+        self.wrote(self.store.delete_many(ids), False)
+
+    @rule()
+    def checkpoint(self) -> None:
+        assert self.store.checkpoint().live_rows == len(self.model)
+        self.durable_models = [dict(self.model)]
+
+    @rule()
+    def sync(self) -> None:
+        self.store.sync()
+        self.durable_models = [dict(self.model)]
+
+    @rule()
+    def background(self) -> None:
+        self.disk.advance(1)
+        self.disk.run_workers()
+
+    @rule(interval=st.sampled_from([0, 100]))
+    def close_and_reopen(self, interval: int) -> None:
+        self.store.close()
+        self.interval = interval
+        self.reopen()
+        stats = self.store.recovery_stats
+        assert stats.clean_shutdown and stats.applied_entries == 0
+        self.durable_models = [dict(self.model)]
+
+    @rule(interval=st.sampled_from([0, 100]))
+    def kill_and_reopen(self, interval: int) -> None:
+        self.disk = self.disk.kill()
+        self.interval = interval
+        self.reopen()
+        assert not self.store.recovery_stats.clean_shutdown
+        self.durable_models = [dict(self.model)]
+
+    @precondition(lambda self: len(self.durable_models) < 30)
+    @rule(interval=st.sampled_from([0, 100]), seed=st.integers(0, 1000))
+    def power_cut_and_reopen(self, interval: int, seed: int) -> None:
+        choice = next(iter(self.disk.images(random.Random(seed), 1)))
+        self.disk = self.disk.image(choice)
+        self.interval = interval
+        self.reopen()
+        found = {id: entry[:2] for id, entry in contents(self.store).items()}
+        assert found in self.durable_models
+        self.highest = self.store.recovery_stats.last_lsn  # what was lost may come again
+        self.model = dict(found)
+        self.durable_models = [dict(found)]
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        found = contents(self.store)
+        assert {id: entry[:2] for id, entry in found.items()} == self.model
+        assert [found[id][2] for id in found] == sorted(found[id][2] for id in found)
+        for id in self.model:
+            assert id in self.store
+
+    def teardown(self) -> None:
+        close_quietly(self.store)
+
+
+def test_store_behaves_as_a_dict_through_checkpoints_closes_kills_and_power_cuts(kernel: Any) -> None:
+    machine = type("StoreAgainstDictOn" + kernel.NAME, (StoreAgainstDict,), {"kernel": kernel})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_model_store_is_the_oracle_in_memory_too() -> None:
+    store = mmwal.VectorStore(DIMENSION)
+    store.insert("a", row(1))
+    assert contents(store)["a"][:2] == (row(1).tobytes(), None)
