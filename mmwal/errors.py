@@ -24,6 +24,7 @@ Errors that a Python programmer would look for under a built-in name also derive
         |-- StoreMissingError (FileNotFoundError)    there is none to read
         |-- ForeignDirectoryError                not ours, or of another store
         |-- FormatVersionError                   written by a newer mmwal
+        |-- RecoveryTimeoutError                 recovery took longer than it was given
         `-- DamageError                          what is on disk contradicts what was recorded
             |-- WalCorruptionError, HeaderCorruptionError, SegmentMissingError, ConsistencyError
 """
@@ -51,6 +52,7 @@ __all__ = [
     "NoStoreError",
     "OpenError",
     "ReadOnlyError",
+    "RecoveryTimeoutError",
     "SegmentMissingError",
     "StoreMissingError",
     "SyncFailedError",
@@ -232,6 +234,18 @@ class FormatVersionError(OpenError):
         self.supported = supported
         super().__init__(
             f"{path}: format version {found}, this mmwal reads up to {supported}; open it with a newer mmwal"
+        )
+
+
+class RecoveryTimeoutError(OpenError):
+    """Recovery took longer than it was given; ``elapsed_ms`` and ``limit_ms`` say by how much."""
+
+    def __init__(self, elapsed_ms: float, limit_ms: int) -> None:
+        self.elapsed_ms = elapsed_ms
+        self.limit_ms = limit_ms
+        super().__init__(
+            f"reading the log took {elapsed_ms:.0f} ms, max_recovery_time_ms allows {limit_ms}; nothing was changed. "
+            "Try again with a larger limit, or None for no limit"
         )
 
 

@@ -35,15 +35,14 @@ from mmwal.entry import RecoveryStats
 from mmwal.errors import (
     ConsistencyError,
     NoStoreError,
+    RecoveryTimeoutError,
     UnavailableError,
     WalClosedError,
     WalConfigError,
     WalError,
-    WalFullError,
 )
 from mmwal.format.frame import CHECKPOINT, Kind
 from mmwal.log.control import CONTROL_NAME, LogIdentity
-from mmwal.log.keeper import NO_SPACE
 from mmwal.log.log import Log, OverBudget
 from mmwal.log.read_only import ReadOnlyLog
 from mmwal.manager import StoreWal
@@ -51,6 +50,7 @@ from mmwal.recovery.log_opening import (
     METRIC_NAMES,
     absolute,
     default_disk,
+    full_disk,
     lock_directory,
     open_identity,
     prepare_directories,
@@ -135,17 +135,25 @@ def _check_keywords(fields: dict[str, Any]) -> None:
             raise TypeError(f"open() got an unexpected keyword argument {name!r}; {advice}")
 
 
-def open_store(config: WalConfig, disk: Disk, *, workers: int | None = None, read_only: bool = False) -> VectorStore:
-    """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes."""
+def open_store(
+    config: WalConfig,
+    disk: Disk,
+    *,
+    workers: int | None = None,
+    read_only: bool = False,
+    limit_ms: int | None = None,
+) -> VectorStore:
+    """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes, and
+    `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``."""
     if read_only:
         return _open_read_only(config, disk, workers)
     try:
-        return _open_store(config, disk, workers)
+        return _open_store(config, disk, workers, limit_ms)
     except OSError as error:
-        raise _full(str(config.wal_dir), error) or error from error.__cause__
+        raise full_disk(str(config.wal_dir), error) or error from error.__cause__
 
 
-def _open_store(config: WalConfig, disk: Disk, workers: int | None) -> VectorStore:
+def _open_store(config: WalConfig, disk: Disk, workers: int | None, limit_ms: int | None) -> VectorStore:
     """Opens it by the steps that stand at the top of this file."""
     started_ns = disk.monotonic_ns()
     refuse_unbuilt(config)
@@ -174,6 +182,9 @@ def _open_store(config: WalConfig, disk: Disk, workers: int | None) -> VectorSto
         # 5. index, decide
         redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
         index = build_index(disk, kernel, judged, redo_lsn, workers=workers)
+        elapsed_ms = (disk.monotonic_ns() - started_ns) / 1e6
+        if limit_ms is not None and elapsed_ms > limit_ms:
+            raise RecoveryTimeoutError(elapsed_ms, limit_ms)
         loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
         decision = decide(index, loaded.state) if loaded else Decision({})
         # 6. repair
@@ -303,7 +314,7 @@ def _serve(
         try:
             data = _new_data(disk, log.identity, data_dir, dimension, redo_lsn)
         except OSError as error:
-            raise _full(data_dir, error) or error from error.__cause__
+            raise full_disk(data_dir, error) or error from error.__cause__
         return data.state, checkpointer_of(data)
 
     store = VectorStore(
@@ -326,18 +337,6 @@ def _serve(
     store.request_checkpoint = log.keeper.on_pressure = keep.request
     store.on_close(keep.close)
     return store
-
-
-def _full(path: str, error: OSError) -> WalFullError | None:
-    """Returns what to raise where the disk was full."""
-    if isinstance(error, WalError) or error.errno not in NO_SPACE:
-        return None
-    full = WalFullError(
-        f"{error.filename or path}: no space ({error.strerror}); nothing was lost. Free some space, then try again",
-        error.errno,
-    )
-    full.__cause__ = error
-    return full
 
 
 def _published(log: Log, older_redo_lsn: int, redo_lsn: int, sequence: int) -> None:
@@ -439,9 +438,10 @@ class CrashRecoveryManager:
     """
 
     def __init__(self, config: RecoveryConfig, *, disk: Disk | None = None) -> None:
-        for field in ("target",):
-            if getattr(config, field) is not None:
-                raise WalConfigError(field, getattr(config, field), "this version recovers to the end of the log only")
+        for field, built in (("target", None), ("skip_corrupted_entries", False), ("verify_checksums", True)):
+            if getattr(config, field) != built:
+                problem = "this version recovers to the end of the log, with every checksum verified; leave it out"
+                raise WalConfigError(field, getattr(config, field), problem)
         self.config = config
         self._disk = disk or default_disk()
         self._stats = RecoveryStats()
@@ -453,7 +453,8 @@ class CrashRecoveryManager:
             raise WalConfigError("data_dir", None, "give the directory of the matrix")
         config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir)
         try:
-            store = open_store(config, self._disk, workers=self.config.workers)
+            limit_ms = self.config.max_recovery_time_ms
+            store = open_store(config, self._disk, workers=self.config.workers, limit_ms=limit_ms)
         except (WalError, OSError) as error:
             self._stats = RecoveryStats(errors=(str(error),))
             raise

@@ -518,7 +518,7 @@ class VectorStore:
 
     def _expect(self, dimension: int) -> None:
         """Checks vectors against a dimension that the kernel was not told."""
-        self._shape = (dimension,) if not self._log.identity.dimension else None
+        self._shape = (dimension,) if not self._log.dimension else None
 
     # -- read -------------------------------------------------------------------------------------------------------
 

@@ -273,6 +273,8 @@ class Cursor:
         tail = b"".join((ids, meta, _ZEROS[length - content]))
 
         words, size, segments = self._words, self._segment_bytes, self._segments
+        if words[_STATE]:  # before the lock too: in a forked child another thread may hold it for ever
+            return REFUSED
         held = finished = False
         number = pad_at = at = end = 0
         with self._lock:

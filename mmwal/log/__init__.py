@@ -8,6 +8,7 @@
     reader.py     entries of a range of the log, in order
     batch.py      rows to frames, beyond the one kernel call of the hot path
     unlogged.py   what stands in for the log of a store in memory
+    read_only.py  what stands in for the log of a store opened for reading
     gate.py       the sync role in Python (the compiled one belongs to the disk room)
 
 Frames go in at the front (`log.py`), are made durable (`gate.py`), and are let go of at the back (`keeper.py`).

@@ -42,7 +42,7 @@ def finish_row(
         id = plain_id(id)
         if vector is not None:
             dtype = DTYPES[log.identity.dtype]
-            vector = normalize_vector(vector, dtype, dimension or log.identity.dimension, not log.check_finite)
+            vector = normalize_vector(vector, dtype, dimension or log.dimension, not log.check_finite)
 
     def attempt() -> int:
         return log.cursor.append(kind, id, vector, metadata, log.time_ns(), row)
@@ -86,7 +86,7 @@ def plain_matrix(log: Log, vectors: Any, rows: int, dimension: int | None = None
     Raises `VectorError`.
     """
     dtype, code = DTYPES[log.identity.dtype], log.identity.dtype
-    expected = dimension or log.identity.dimension
+    expected = dimension or log.dimension
     if (
         type(vectors) is np.ndarray
         and vectors.dtype == dtype

@@ -96,9 +96,14 @@ class Log:
         live_bytes_max: int,
         runway_segments: int,
         check_finite: bool,
+        dimension: int = 0,
         owned: bool = False,
     ) -> None:
-        """``owned``: by a store, for ever; it must not wait for a checkpoint while it holds its lock."""
+        """Begins to append behind a tail.
+
+        ``dimension`` is that of a log whose own is not fixed; 0 takes any. ``owned``: by a store, for ever; it must not
+        wait for a checkpoint while it holds its lock.
+        """
         self._disk = disk
         self.time_ns = disk.time_ns
         self.kernel = kernel
@@ -106,6 +111,7 @@ class Log:
         self.wal_dir = wal_dir
         self.control = tail.control
         self.identity = tail.control.identity
+        self.dimension = self.identity.dimension or dimension
         self.segment_bytes = self.identity.segment_bytes
         self.frame_bytes_max = frame_bytes_max(self.segment_bytes)
         self.sync_interval_ms = sync_interval_ms
@@ -131,9 +137,7 @@ class Log:
         self._block = memoryview(bytearray(BLOCK_BYTES))
         self._words = self._block.cast("Q")
         self._attached: dict[int, Segment] = {}
-        self.cursor = kernel.Cursor(
-            self._block, self.segment_bytes, self.identity.dtype, self.identity.dimension, check_finite
-        )
+        self.cursor = kernel.Cursor(self._block, self.segment_bytes, self.identity.dtype, self.dimension, check_finite)
         self.cursor.start(tail.end_lsn if tail.resume else data_start(segment.number, self.segment_bytes))
         self._attached[segment.number] = segment
         self.cursor.attach(segment.number, segment.view, segment.salt)

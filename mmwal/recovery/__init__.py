@@ -3,4 +3,5 @@
 tail.py       where the log ends: survey (reads only), then repair (makes it durable)
 log_opening.py    a log alone: lock, identity, survey, repair, append
 recover.py    the spine: checkpoint, index, decide, copy
+read_only.py  the same into memory, changing no byte, beside a writer too
 """

@@ -13,9 +13,17 @@ from mmwal import kernel as kernels
 from mmwal.checkpoint.load import METRIC_CODES
 from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DEFAULT_SEGMENT_SIZE, MetricName, WalConfig
 from mmwal.disk.interface import Disk
-from mmwal.errors import DurabilityWarning, ForeignDirectoryError, WalConfigError, WalLockedError
+from mmwal.errors import (
+    DurabilityWarning,
+    ForeignDirectoryError,
+    WalConfigError,
+    WalError,
+    WalFullError,
+    WalLockedError,
+)
 from mmwal.kernel.interface import DTYPE_CODES
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
+from mmwal.log.keeper import NO_SPACE
 from mmwal.log.log import Log
 from mmwal.recovery.tail import Survey, repair, survey
 
@@ -123,6 +131,7 @@ def start_log(
         live_bytes_max=config.max_wal_size,
         runway_segments=config.runway_segments,
         check_finite=not config.allow_nonfinite,
+        dimension=config.dimension or 0,
         owned=owned,
     )
 
@@ -142,9 +151,24 @@ def open_log(config: WalConfig, disk: Disk) -> tuple[Log, Survey]:
             )
         judged = survey(disk, kernel, wal_dir, control)
         return start_log(disk, kernel, config, wal_dir, lock, judged), judged
+    except OSError as error:
+        lock.release()
+        raise full_disk(wal_dir, error) or error from error.__cause__
     except BaseException:
         lock.release()
         raise
+
+
+def full_disk(path: str, error: OSError) -> WalFullError | None:
+    """Returns what to raise in place of an error that says the disk is full; None for any other."""
+    if isinstance(error, WalError) or error.errno not in NO_SPACE:
+        return None
+    full = WalFullError(
+        f"{error.filename or path}: no space ({error.strerror}); nothing was lost. Free some space, then try again",
+        error.errno,
+    )
+    full.__cause__ = error
+    return full
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import mmwal
+from mmwal.disk.posix import PosixDisk
 from mmwal.errors import (
     CheckpointFailedError,
     ConsistencyError,
@@ -338,3 +340,38 @@ def test_wal_without_its_directory_but_with_data_is_refused(open_store: Any, roo
     (root / "wal").rmdir()
     (root / "moved").rename(root / "wal")
     assert open_store().ids() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("skip_corrupted_entries", True), ("verify_checksums", False), ("target", 8192)]
+)
+def test_recovery_setting_that_is_not_built_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    setting = mmwal.RecoveryConfig(wal_dir=tmp_path / "wal", data_dir=tmp_path / "data", **{field: value})
+    with pytest.raises(mmwal.WalConfigError, match=field):
+        mmwal.CrashRecoveryManager(setting)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Slow(PosixDisk):
+    """A disk on which every look at the clock finds it 10 ms on."""
+
+    late_ns = 0
+
+    def monotonic_ns(self) -> int:
+        self.late_ns += 10_000_000
+        return super().monotonic_ns() + self.late_ns
+
+
+def test_recovery_over_its_time_changes_nothing_and_succeeds_with_more(tmp_path: Path, kernel: Any) -> None:
+    root = tmp_path / "store"
+    with mmwal.open(config=config(root, kernel)) as store:
+        store.insert_many(list(range(300)), rows(range(300)))
+    before = digests(root)
+    setting = mmwal.RecoveryConfig(wal_dir=root / "wal", data_dir=root / "data", max_recovery_time_ms=1)
+    manager = mmwal.CrashRecoveryManager(setting, disk=Slow())
+    with pytest.raises(mmwal.RecoveryTimeoutError, match="max_recovery_time_ms allows 1"):
+        manager.recover()
+    assert manager.get_recovery_stats().errors
+    assert digests(root) == before
+    with mmwal.CrashRecoveryManager(replace(setting, max_recovery_time_ms=None)).recover() as again:
+        assert len(again) == 300
