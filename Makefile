@@ -18,7 +18,7 @@ BUILD_FILES := pyproject.toml setup.py $(shell find mmwal -name '*.[ch]')
 PACKAGE_FILES := $(shell find mmwal -type f ! -name '*.so' ! -path '*/__pycache__/*')
 
 # The quick suite on two cores; PYTEST_ARGS="-k torn -x" and the like are passed on.
-PYTEST := $(DEV)/pytest -q -n 2 $(PYTEST_ARGS)
+PYTEST := $(DEV)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: help demo test test-slow lint format sanitize bench-smoke clean FORCE
 .DELETE_ON_ERROR:

@@ -54,12 +54,13 @@ class Layout:
         """Returns the fields, or `None` where the record is short, has another magic or fails its CRC."""
         if offset < 0 or len(buffer) - offset < self.size:
             return None
-        values = dict(zip(self.names, self._struct.unpack_from(buffer, offset), strict=True))
-        if self.magic is not None and values["magic"] != self.magic:
+        if self.magic is not None and bytes(buffer[offset : offset + len(self.magic)]) != self.magic:
             return None
-        if self.sealed and zlib.crc32(bytes(buffer[offset : offset + self.size - 4])) != values["crc"]:
-            return None
-        return values
+        if self.sealed:
+            end = offset + self.size - 4
+            if zlib.crc32(bytes(buffer[offset:end])) != int.from_bytes(buffer[end : end + 4], "little"):
+                return None
+        return dict(zip(self.names, self._struct.unpack_from(buffer, offset), strict=True))
 
     def offset_of(self, name: str) -> int:
         """Returns the byte offset of a field."""

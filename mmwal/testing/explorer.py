@@ -30,7 +30,7 @@ from mmwal.testing.simulator import SimulatedDisk
 
 DEPTH_MAX = 3
 THOROUGH = 4  # one image in so many is opened for writing; the others are recovered and read
-GARBAGE = 20_000
+GARBAGE = 100_000
 RESERVE_BYTES = 1 << 18  # of a file that is mapped longer than it is: a small matrix
 EVERYTHING = f"{(1 << 256) - 1:x}/{(1 << 256) - 1:x}/new"  # the power cut that loses nothing
 

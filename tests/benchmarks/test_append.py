@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # `make bench-smoke`, which .ci/run calls, runs the same measurement
+
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "append.py"
 
 

@@ -12,6 +12,7 @@ from tests.conftest import _require_compiled_kernel
 
 SHARDS = [("c", 1), ("c", 2), ("c", 3), ("py", 4)]
 DISTINCT = 25_000
+DENSE = Pace(images=6, nested_images=4)  # more images at each look: a third more of them in the same time
 ONLY_IN_SOME_STORIES = {"control.tmp unlink", "end", "segment.wal unlink", "spare.wal unlink"}
 
 
@@ -20,7 +21,7 @@ ONLY_IN_SOME_STORIES = {"control.tmp unlink", "end", "segment.wal unlink", "spar
 def test_no_crash_loses_invents_tears_or_refuses_anything(kernel: str, seed: int) -> None:
     if kernel == "c":
         _require_compiled_kernel()
-    explorer = Explorer(LogTarget(kernel), seed=seed)
+    explorer = Explorer(LogTarget(kernel), seed=seed, pace=DENSE)
     explorer.run(DISTINCT)
     report = explorer.report()
     assert report["distinct"] >= DISTINCT

@@ -6,12 +6,13 @@ processes, one of them on the twin.
 
 import pytest
 
-from mmwal.testing.explorer import Explorer, Violation
+from mmwal.testing.explorer import Explorer, Pace, Violation
 from mmwal.testing.target_store import StoreFound, StoreModel, StoreTarget
 from tests.conftest import _require_compiled_kernel
 
 SHARDS = [("c", 1), ("c", 2), ("py", 3)]
 DISTINCT = 10_000
+DENSE = Pace(images=6, nested_images=4)
 IN_EVERY_RUN = {
     "control write",
     "control sync",
@@ -31,7 +32,7 @@ IN_EVERY_RUN = {
 def test_no_crash_loses_invents_tears_or_refuses_anything(kernel: str, seed: int) -> None:
     if kernel == "c":
         _require_compiled_kernel()
-    explorer = Explorer(StoreTarget(kernel), seed=seed)
+    explorer = Explorer(StoreTarget(kernel), seed=seed, pace=DENSE)
     explorer.run(DISTINCT)
     report = explorer.report()
     assert report["distinct"] >= DISTINCT
