@@ -42,7 +42,8 @@ from mmwal.errors import (
     WalError,
 )
 from mmwal.format.frame import CHECKPOINT, Kind
-from mmwal.log.control import CONTROL_NAME, LogIdentity
+from mmwal.log.control import LogIdentity
+from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log, OverBudget
 from mmwal.log.read_only import ReadOnlyLog
 from mmwal.manager import StoreWal

@@ -119,9 +119,9 @@ MUTANTS = [
     ),
     Mutant(
         "control_not_synced",
-        "log/control.py",
-        "file.write(SLOT_OFFSETS[slot], LOG_CONTROL.pack(**fields))\n            file.sync()",
-        "file.write(SLOT_OFFSETS[slot], LOG_CONTROL.pack(**fields))",
+        "log/control_file.py",
+        "file.write(SLOT_OFFSETS[index], slot)\n        file.sync()",
+        "file.write(SLOT_OFFSETS[index], slot)",
         "segments that the durable control file still names: the log does not open",
     ),
     Mutant(
@@ -168,9 +168,9 @@ MUTANTS = [
     ),
     Mutant(
         "identity_renamed_before_sync",
-        "log/control.py",
-        'file.write(0, LOG_CONTROL.pack(**fields).ljust(CONTROL_BYTES, b"\\0"))\n        file.sync()',
-        'file.write(0, LOG_CONTROL.pack(**fields).ljust(CONTROL_BYTES, b"\\0"))',
+        "log/control_file.py",
+        'file.write(0, slot.ljust(CONTROL_BYTES, b"\\0"))\n        file.sync()',
+        'file.write(0, slot.ljust(CONTROL_BYTES, b"\\0"))',
         "a new log, which does not open",
     ),
     Mutant(
@@ -217,14 +217,6 @@ MUTANTS = [
         "            self._wait_durable(capture.applied_lsn)",
         "            pass",
         "the store: its checkpoint names what the log lost",
-        "store",
-    ),
-    Mutant(
-        "data_control_not_synced",
-        "checkpoint/control.py",
-        "DATA_CONTROL.pack(**slot.fields))\n            file.sync()",
-        "DATA_CONTROL.pack(**slot.fields))",
-        "the log behind a checkpoint that is not durable",
         "store",
     ),
     Mutant(

@@ -14,13 +14,11 @@ from typing import Any, Self
 
 from mmwal.disk.interface import Disk
 from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
-from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.control import DATA_CONTROL, SLOT_OFFSETS, read_slots
 from mmwal.format.frame import align
 from mmwal.format.segment import FORMAT_VERSION
 from mmwal.kernel.interface import DTYPES
-
-CONTROL_NAME = "control"
-_TEMPORARY_NAME = "control.tmp"
+from mmwal.log.control_file import CONTROL_NAME, publish_control, read_control, store_slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +115,7 @@ class DataControl:
     def _write(self, index: int, changes: dict[str, Any]) -> None:
         sequence = 1 + max(slot.fields["sequence"] for slot in self.slots)
         slot = Slot(index, {**self.current.fields, **changes, "sequence": sequence})
-        file = self._disk.open(self.path, writable=True)
-        try:
-            file.write(SLOT_OFFSETS[index], DATA_CONTROL.pack(**slot.fields))
-            file.sync()
-        finally:
-            file.close()
+        store_slot(self._disk, self.path, index, DATA_CONTROL.pack(**slot.fields))
         self.slots = [slot, *(kept for kept in self.slots if kept.index != index)]
         self.current = slot
 
@@ -143,17 +136,7 @@ def create_control(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: 
         "image_bytes": 0,
         "image_crc": 0,
     }
-    temporary, path = f"{data_dir}/{_TEMPORARY_NAME}", f"{data_dir}/{CONTROL_NAME}"
-    if disk.exists(temporary):
-        disk.unlink(temporary)
-    file = disk.create(temporary)
-    try:
-        file.write(0, DATA_CONTROL.pack(**fields).ljust(CONTROL_BYTES, b"\0"))
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(temporary, path)
-    disk.sync_directory(data_dir)
+    path = publish_control(disk, data_dir, DATA_CONTROL.pack(**fields))
     return DataControl(disk, path, [Slot(0, fields)])
 
 
@@ -166,13 +149,9 @@ def open_control(disk: Disk, data_dir: str) -> DataControl | None:
         ForeignDirectoryError: it is no control file of data.
     """
     path = f"{data_dir}/{CONTROL_NAME}"
-    if not disk.exists(path):
+    content = read_control(disk, path)
+    if content is None:
         return None
-    file = disk.open(path, writable=False)
-    try:
-        content = file.read(0, CONTROL_BYTES)
-    finally:
-        file.close()
     slots = [Slot(index, fields) for index, fields in read_slots(DATA_CONTROL, content)]
     if not slots:
         raise _unreadable(path, content)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.checkpoint.control import CONTROL_NAME, DataControl, DataIdentity, Slot, create_control, open_control
+from mmwal.checkpoint.control import DataControl, DataIdentity, Slot, create_control, open_control
 from mmwal.checkpoint.image import image_path, read_sections
 from mmwal.config import METRICS
 from mmwal.disk.interface import Disk
@@ -31,6 +31,7 @@ from mmwal.entry import Id
 from mmwal.errors import ConsistencyError, ForeignDirectoryError, WalConfigError
 from mmwal.format.image import DELETED, Columns
 from mmwal.kernel.interface import DTYPE_CODES
+from mmwal.log.control_file import CONTROL_NAME
 from mmwal.state.matrix import MATRIX_NAME, Matrix
 from mmwal.state.state import State, load_state
 

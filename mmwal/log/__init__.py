@@ -3,7 +3,7 @@
     log.py        the spine: append, sync, wait, release, close
     segment.py    what is done to one segment file: prepare, link, seal, inspect
     keeper.py     the background acts: runway ahead, sealing behind, retirement
-    control.py    the log's own two-slot control file
+    control.py    the log's own control file; control_file.py: what it shares with the data's
     scan.py       frames of a segment as arrays
     reader.py     entries of a range of the log, in order
     batch.py      rows to frames, beyond the one kernel call of the hot path

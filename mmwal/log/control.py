@@ -14,13 +14,12 @@ from typing import Any
 
 from mmwal.disk.interface import Disk
 from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
-from mmwal.format.control import CONTROL_BYTES, LOG_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.control import LOG_CONTROL, SLOT_OFFSETS, read_slots
 from mmwal.format.segment import FORMAT_VERSION, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel.interface import DTYPES
+from mmwal.log.control_file import CONTROL_NAME, publish_control, read_control, store_slot
 
-CONTROL_NAME = "control"
 METRIC_MAX = 3
-_TEMPORARY_NAME = "control.tmp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +85,7 @@ class LogControl:
         self._put(self._slot, self._fields)
 
     def _put(self, slot: int, fields: dict[str, Any]) -> None:
-        file = self._disk.open(self.path, writable=True)
-        try:
-            file.write(SLOT_OFFSETS[slot], LOG_CONTROL.pack(**fields))
-            file.sync()
-        finally:
-            file.close()
+        store_slot(self._disk, self.path, slot, LOG_CONTROL.pack(**fields))
 
 
 def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogControl:
@@ -108,18 +102,7 @@ def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogContro
         "owned": 0,
         "end_lsn": 0,
     }
-    temporary, path = f"{wal_dir}/{_TEMPORARY_NAME}", f"{wal_dir}/{CONTROL_NAME}"
-    if disk.exists(temporary):
-        disk.unlink(temporary)
-    file = disk.create(temporary)
-    try:
-        file.write(0, LOG_CONTROL.pack(**fields).ljust(CONTROL_BYTES, b"\0"))
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(temporary, path)
-    disk.sync_directory(wal_dir)
-    return LogControl(disk, path, 0, fields)
+    return LogControl(disk, publish_control(disk, wal_dir, LOG_CONTROL.pack(**fields)), 0, fields)
 
 
 def open_control(disk: Disk, wal_dir: str) -> LogControl | None:
@@ -128,13 +111,9 @@ def open_control(disk: Disk, wal_dir: str) -> LogControl | None:
     Raises `HeaderCorruptionError` when no slot is valid, `FormatVersionError` when a newer mmwal wrote it.
     """
     path = f"{wal_dir}/{CONTROL_NAME}"
-    if not disk.exists(path):
+    content = read_control(disk, path)
+    if content is None:
         return None
-    file = disk.open(path, writable=False)
-    try:
-        content = file.read(0, CONTROL_BYTES)
-    finally:
-        file.close()
     slots = read_slots(LOG_CONTROL, content)
     if not slots:
         raise _unreadable(path, content)

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from mmwal.checkpoint.control import CONTROL_NAME as DATA_CONTROL_NAME
 from mmwal.checkpoint.load import Loaded
 from mmwal.checkpoint.verify import damaged_rows
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk, Lock
 from mmwal.errors import ConsistencyError, DamageError, OpenError, StoreMissingError
-from mmwal.log.control import CONTROL_NAME, LogControl, LogIdentity, open_control
+from mmwal.log.control import LogControl, LogIdentity, open_control
+from mmwal.log.control_file import CONTROL_NAME
 from mmwal.recovery.log_opening import check_persisted
 from mmwal.recovery.recover import (
     Decision,
@@ -72,7 +72,7 @@ def lock_for_reading(disk: Disk, wal_dir: str, data_dir: str) -> list[Lock]:
 
     Raises `StoreMissingError` where there is no store, `ConsistencyError` where its log is missing.
     """
-    control, data = f"{wal_dir}/{CONTROL_NAME}", f"{data_dir}/{DATA_CONTROL_NAME}"
+    control, data = f"{wal_dir}/{CONTROL_NAME}", f"{data_dir}/{CONTROL_NAME}"
     if not disk.exists(control):
         if disk.exists(data):
             raise ConsistencyError(

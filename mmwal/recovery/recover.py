@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.checkpoint.control import CONTROL_NAME as DATA_CONTROL_NAME
 from mmwal.checkpoint.load import Loaded, load_checkpoint
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
@@ -33,6 +32,7 @@ from mmwal.format.frame import COMMIT, HEADER_BYTES, ROW_KINDS, Kind, unpack_ids
 from mmwal.format.segment import data_start
 from mmwal.kernel.interface import DTYPES
 from mmwal.log.control import LogControl, LogIdentity
+from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.reader import Extent, frame_end, read_extent
 from mmwal.recovery.tail import Survey
 from mmwal.state.state import State
@@ -112,7 +112,7 @@ def load_newest(
     )
     if loaded is None and control.oldest_lsn > data_start(0, control.identity.segment_bytes):
         raise ConsistencyError(
-            f"{data_dir}/{DATA_CONTROL_NAME}",
+            f"{data_dir}/{CONTROL_NAME}",
             f"the log begins at LSN {control.oldest_lsn}, and the checkpoint that covers all before is missing; give "
             "the data_dir that belongs to it, or restore it from a backup",
         )

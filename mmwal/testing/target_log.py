@@ -131,7 +131,7 @@ class LogTarget:
         control = open_control(disk, WAL)
         if control is None:
             assert not any("segment" in name for name in disk.list_directory(WAL)), "segments without a control file"
-            control = create_control(disk, WAL, _identity(disk, story.dimension))
+            control = create_control(disk, WAL, new_identity(disk, story.dimension))
         return repair(disk, self.kernel, WAL, lock, survey(disk, self.kernel, WAL, control))
 
     def _read(self, disk: SimulatedDisk, control: LogControl, end_lsn: int) -> Iterator[Group]:
@@ -177,7 +177,8 @@ def _proven(model: Model, behind_lsn: int) -> int:
     return sum(1 for group in model.groups if 0 < group.lsn <= max(known, default=0))
 
 
-def _identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
+def new_identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
+    """Returns the identity of a new log in segments of the least size."""
     return LogIdentity(
         store_id=disk.random_bytes(16),
         history_id=disk.random_bytes(16),

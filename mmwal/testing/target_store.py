@@ -26,13 +26,13 @@ from mmwal.errors import (
 from mmwal.format.control import DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS, read_slots
 from mmwal.format.segment import SEGMENT_BYTES_MIN
 from mmwal.kernel import load
-from mmwal.log.control import LogIdentity, create_control, open_control
+from mmwal.log.control import create_control, open_control
 from mmwal.opening import open_store
 from mmwal.store import VectorStore
 from mmwal.testing.background import SimulatedMutex
 from mmwal.testing.model import Found, Model
 from mmwal.testing.simulator import SimulatedDisk
-from mmwal.testing.target_log import FAULTS
+from mmwal.testing.target_log import FAULTS, new_identity
 
 WAL, DATA = "/store/wal", "/store/data"
 Contents = dict[Any, tuple[bytes, Any]]
@@ -151,7 +151,7 @@ class StoreTarget:
     def open(self, disk: SimulatedDisk, story: StoreStory) -> StoreSession:
         disk.make_directory(WAL)
         if open_control(disk, WAL) is None and not disk.exists(f"{DATA}/control"):
-            create_control(disk, WAL, _identity(disk, story.dimension))
+            create_control(disk, WAL, new_identity(disk, story.dimension))
         config = WalConfig(
             wal_dir=WAL,
             data_dir=DATA,
@@ -346,16 +346,3 @@ def _new_id(rng: random.Random, contents: Contents) -> Any:
 def _vectors(rng: random.Random, count: int, dimension: int) -> Any:
     raw = np.frombuffer(rng.randbytes(2 * count * dimension), np.int16).astype(np.float32)
     return raw.reshape(count, dimension)
-
-
-def _identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
-    return LogIdentity(
-        store_id=disk.random_bytes(16),
-        history_id=disk.random_bytes(16),
-        epoch=1,
-        segment_bytes=SEGMENT_BYTES_MIN,
-        dimension=dimension,
-        dtype=1,
-        metric=1,
-        created_ns=disk.time_ns(),
-    )
