@@ -22,7 +22,16 @@ def twins() -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def c_test(tmp_path: Path) -> Any:
+def c_sources() -> Path:
+    """The folder of the C sources; they are not installed with the package."""
+    folder = Path(__file__).resolve().parents[2] / "mmwal" / "kernel"
+    if not (folder / "cursor.h").exists() and os.environ.get("MMWAL_REQUIRE_EXTENSION", "") in ("", "0"):
+        pytest.skip("the C sources are not in this tree")
+    return folder
+
+
+@pytest.fixture
+def c_test(tmp_path: Path, c_sources: Path) -> Any:
     """Builds a C test program of this folder and returns its path."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
