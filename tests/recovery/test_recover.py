@@ -125,6 +125,7 @@ def test_lsns_are_higher_after_recovery_than_any_before(open_store: Any, simulat
         simulated = simulated.kill()
 
 
+KILLS = int(os.environ.get("MMWAL_KILLS", "5"))  # 84 make 504 in all, for a run by hand
 ZYGOTE = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
@@ -223,7 +224,7 @@ def test_killed_at_a_random_point_all_that_returned_is_there(
 ) -> None:
     """The write in flight may be there, whole, or not: nothing else may differ from a store that was never killed."""
     model = mmwal.VectorStore(DIMENSION)
-    for kill in range(5):
+    for kill in range(KILLS):
         journal = tmp_path / f"journal-{kill}"
         zygote(
             {
