@@ -56,6 +56,7 @@ def acknowledged(process: "subprocess.Popen[str]", stop_after: int) -> list[tupl
     return [(int(number), int(lsn)) for number, lsn in map(str.split, lines)]
 
 
+@pytest.mark.slow  # tests/recovery/test_recover.py kills stores in the quick suite, thirty times
 @pytest.mark.parametrize("sync_interval_ms", [0, 100, 5000])
 def test_killed_store_comes_back_with_all_that_was_acknowledged(
     tmp_path: Path, kernel_name: str, sync_interval_ms: int
