@@ -186,7 +186,7 @@ def unpack_ids(block: memoryview | bytes, rows: int) -> list[str | int]:
 
 def pack_metadata(metadata: Sequence[bytes | None]) -> bytes:
     """Returns the block of metadata: a table of u32 lengths (all ones: nothing said), then the bytes; b"" if none."""
-    if all(meta is None for meta in metadata):
+    if metadata.count(None) == len(metadata):
         return b""
     lengths = [NO_METADATA if meta is None else len(meta) for meta in metadata]
     return struct.pack(f"<{len(lengths)}I", *lengths) + b"".join(meta for meta in metadata if meta is not None)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class Capture:
     since_lsn: int  # of the newest checkpoint before
     rows_high: int
     live_rows: int
-    touched: list[int]  # rows born or died since then, some twice
+    touched: array[int]  # int64: rows born or died since then, some twice
 
 
 class State:
@@ -77,7 +78,7 @@ class State:
         self._collect_rows = _COLLECT_ROWS_LEAST
         self._collect_due = False  # a pin is known to be gone
         self._durable = durable
-        self._touched: list[int] = []
+        self._touched = array("q")
         self._slots: list[int] = []  # LSNs that the two control slots pin, the older first
         self.name_slots([applied_lsn] if durable else [])
 
@@ -226,7 +227,7 @@ class State:
         """Takes the state as of ``applied_lsn``, in constant time; pins it. The caller holds `lock`."""
         with self._pins.lock:
             self._pins.add(self.applied_lsn)
-        touched, self._touched = self._touched, []
+        touched, self._touched = self._touched, array("q")
         return Capture(self.applied_lsn, self._slots[-1], self.rows.high, len(self.directory), touched)
 
     def drop_capture(self, capture: Capture) -> None:
@@ -280,9 +281,9 @@ class State:
     def _trim_journal(self) -> None:
         """Keeps the journal in proportion to the rows, however long no checkpoint is taken."""
         if not self._durable:
-            self._touched.clear()
+            self._touched = array("q")
         elif len(self._touched) > 4 * self.rows.high + _JOURNAL_SLACK:
-            self._touched = np.unique(np.array(self._touched, np.int64)).tolist()
+            self._touched = array("q", np.unique(np.frombuffer(self._touched, np.int64)).tobytes())
 
     def _make_ready(self, rows: int) -> bool:
         """Makes room for ``rows`` rows; returns False where instead a row became free."""

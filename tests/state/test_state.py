@@ -259,7 +259,7 @@ def test_capture_tells_what_was_touched_and_dropping_it_keeps_that_for_the_next(
     with state.lock:
         capture = state.capture()
         assert (capture.applied_lsn, capture.since_lsn, capture.live_rows) == (64, 0, 1)
-        assert capture.touched == [first]
+        assert list(capture.touched) == [first]
     second = write(state, "b")
     with state.lock:
         state.drop_capture(capture)
