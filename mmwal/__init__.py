@@ -14,6 +14,7 @@ The rooms, lowest first; imports run one way:
     recovery/                    from what a crash left to a state that serves
     search/                      exact nearest neighbours
     manager.py  store.py  opening.py    the public handles, and how they are opened
+    apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
 """
@@ -21,6 +22,7 @@ The rooms, lowest first; imports run one way:
 from __future__ import annotations
 
 from mmwal import errors
+from mmwal.apply import apply_entry
 from mmwal.config import RecoveryConfig, RetentionPolicy, RotationPolicy, WalConfig
 from mmwal.entry import CheckpointInfo, Hit, Record, RecoveryStats, WalEntry, WalMetrics
 from mmwal.errors import *  # noqa: F403  (every name there is an error of the public tree)
@@ -52,6 +54,7 @@ __all__ = [
     "WalManager",
     "WalMetrics",
     "__version__",
+    "apply_entry",
     "errors",
     "kernel_in_use",
     "open",

@@ -1,4 +1,5 @@
-"""`WalManager`: a face over the log, for those who keep their own index.
+"""`WalManager`: a face over the log, for those who keep their own index; and the two that stand in for it: `StoreWal`
+over the log of a store, `ReadOnlyWal` over what `WalManager.new_from_path` found.
 
 Not here: the log itself (`log/log.py`), the store that owns a log (`store.py`).
 
@@ -9,21 +10,34 @@ Not here: the log itself (`log/log.py`), the store that owns a log (`store.py`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from functools import partial
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from mmwal import kernel as kernels
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
 from mmwal.entry import Operation, RecoveryStats, WalMetrics
-from mmwal.errors import NoStoreError, UnavailableError, VectorError
+from mmwal.errors import (
+    ForkedProcessError,
+    NoStoreError,
+    ReadOnlyError,
+    StoreMissingError,
+    UnavailableError,
+    VectorError,
+    WalClosedError,
+)
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import encode_metadata
 from mmwal.log.batch import append_rows, finish_row, plain_ids, plain_matrix
+from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
-from mmwal.log.reader import read_entries
-from mmwal.recovery.log_opening import default_disk, open_log
+from mmwal.log.reader import read_entries, read_extents
+from mmwal.recovery.log_opening import absolute, default_disk, open_log
+from mmwal.recovery.read_only import LogReading, read_log, read_segment
 
 _INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
 _KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
@@ -80,6 +94,21 @@ class WalManager:
         self._append = log.cursor.append
         self._now = disk.time_ns
         self._each_durable = config.sync_interval_ms == 0
+
+    @classmethod
+    def new_from_path(
+        cls, path: str | os.PathLike[str], *, kernel: Literal["c", "py"] | None = None, disk: Disk | None = None
+    ) -> ReadOnlyWal:
+        """Opens a log for reading: its directory, the directory of a store, or one segment file.
+
+        It shows the log as it is now, also beside a live writer or after a kill, and does not follow what is written
+        later. Of one file alone it shows the transactions that begin in it. No byte is changed, no file created.
+
+        Raises:
+            StoreMissingError: nothing there; a `FileNotFoundError`.
+            DamageError: what is there contradicts what was recorded.
+        """
+        return ReadOnlyWal(absolute(path), kernel, disk or default_disk())
 
     # -- logging ----------------------------------------------------------------------------------------------------
 
@@ -212,8 +241,8 @@ class WalManager:
         """Yields the entries with ``start_lsn < lsn <= end_lsn``, in constant memory; as `replay`."""
         log = self._log
         log.check_usable()
-        end = log.cursor.published
-        return read_entries(self._disk, log.kernel, log.wal_dir, log.identity, self.oldest_lsn, start_lsn, end, end_lsn)
+        extents = partial(read_extents, self._disk, log.kernel, log.wal_dir, log.identity)
+        return read_entries(extents, log.identity, self.oldest_lsn, start_lsn, log.cursor.published, end_lsn)
 
     def read_all_entries(self) -> list[Any]:
         """Returns every entry that the log still holds, in order."""
@@ -312,6 +341,141 @@ class StoreWal(WalManager):
 
     def _checkpoints(self) -> int:
         return int(self._store.checkpoints_taken)
+
+
+class ReadOnlyWal(WalManager):
+    """A log opened with `WalManager.new_from_path`: what it held then, readable by any number of threads.
+
+    Everything that would write raises `ReadOnlyError`.
+    """
+
+    def __init__(self, path: str, kernel: Literal["c", "py"] | None, disk: Disk) -> None:
+        self._disk = disk
+        self._kernel = kernels.load(kernel)
+        self._path = path
+        self._refusal: UnavailableError | None = None
+        wal_dir, segment = _place(disk, path)
+        control = f"{wal_dir}/{CONTROL_NAME}"
+        self._lock = disk.lock_shared(control) if disk.exists(control) else None
+        try:
+            reading = read_segment(disk, self._kernel, path) if segment else read_log(disk, self._kernel, wal_dir)
+        except BaseException:
+            self._unlock()
+            raise
+        self._reading: LogReading | None = reading
+        self._leave_out_cut = segment
+        self._forget_fork = disk.on_fork(self._end_in_child)
+        self.config = WalConfig(wal_dir=wal_dir, kernel=kernel)
+        self._stats = RecoveryStats(
+            completed=True,
+            clean_shutdown=reading.clean,
+            segments=len(reading.segments),
+            first_lsn=reading.oldest_lsn,
+            last_lsn=reading.end_lsn,
+            torn_tail_bytes=reading.torn_tail_bytes,
+            redo_lsn=reading.oldest_lsn,
+            notes=(*reading.notes, "opened for reading: nothing was changed"),
+        )
+
+    def iter_entries(self, start_lsn: int | None = None, end_lsn: int | None = None) -> Iterator[Any]:
+        """As `WalManager.iter_entries`, of what was there at opening."""
+        reading = self._open_reading()
+        return read_entries(
+            partial(reading.extents, self._kernel),
+            reading.identity,
+            reading.oldest_lsn,
+            start_lsn,
+            reading.end_lsn,
+            end_lsn,
+            leave_out_cut=self._leave_out_cut,
+        )
+
+    @property
+    def durable_lsn(self) -> int:
+        """The greatest durable position on record."""
+        return self._open_reading().durable_lsn
+
+    @property
+    def last_lsn(self) -> int:
+        """Where the log ended at opening."""
+        return self._open_reading().end_lsn
+
+    @property
+    def oldest_lsn(self) -> int:
+        """Where the log began at opening."""
+        return self._open_reading().oldest_lsn
+
+    def get_metrics(self) -> WalMetrics:
+        """Returns the positions and sizes as of opening; there are no rates."""
+        reading = self._open_reading()
+        return WalMetrics(
+            current_size_mb=(reading.end_lsn - reading.oldest_lsn) / 1e6,
+            max_size_mb=self.config.max_wal_size / 1e6,
+            preallocated_mb=0.0,
+            syncs=0,
+            avg_sync_latency_ms=0.0,
+            max_sync_latency_ms=0.0,
+            rotations=0,
+            checkpoints=0,
+            append_waits=0,
+            reserved_lsn=reading.end_lsn,
+            published_lsn=reading.end_lsn,
+            durable_lsn=reading.durable_lsn,
+            redo_lsn=reading.oldest_lsn,
+            oldest_lsn=reading.oldest_lsn,
+            kernel=self._kernel.NAME,
+        )
+
+    def log_insert(self, *_: Any, **__: Any) -> int:
+        """Raises `ReadOnlyError`."""
+        self._open_reading()
+        raise ReadOnlyError(f"{self._path}: the log was opened with new_from_path, for reading; open a WalManager")
+
+    log_update = log_delete = log_batch = sync = log_insert
+
+    def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
+        """Raises `ReadOnlyError`."""
+        self.log_insert()
+
+    def release(self, lsn: int) -> None:
+        """Raises `ReadOnlyError`."""
+        self.log_insert()
+
+    def close(self) -> None:
+        """Lets the files go; entries that were read stay valid. Idempotent."""
+        if self._refusal is None:
+            self._end(WalClosedError(f"{self._path}: the log is closed; open it again"))
+            self._forget_fork()
+
+    def _open_reading(self) -> LogReading:
+        if self._reading is None:
+            assert self._refusal is not None
+            raise self._refusal
+        return self._reading
+
+    def _end_in_child(self) -> None:
+        self._end(ForkedProcessError("this handle belongs to the parent process; open the directory in the child anew"))
+
+    def _end(self, refusal: UnavailableError) -> None:
+        self._refusal, self._reading = refusal, None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _place(disk: Disk, path: str) -> tuple[str, bool]:
+    """Returns the directory of a log, and whether the path is one of its segments. Raises `StoreMissingError`."""
+    for wal_dir in (path, f"{path}/wal"):
+        if disk.exists(f"{wal_dir}/{CONTROL_NAME}"):
+            return wal_dir, False
+    try:
+        disk.open(path, writable=False).close()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise StoreMissingError(path) from error
+    return os.path.dirname(path), True
 
 
 def encode_many(metadata: Sequence[Mapping[str, Any] | None] | None, rows: int) -> list[bytes | None] | None:

@@ -601,6 +601,11 @@ class VectorStore:
         """Values per vector; None until the first one."""
         return self._state.matrix.dimension if self._state is not None else None
 
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """What a vector's values are stored as; None until the first one."""
+        return self._state.matrix.dtype if self._state is not None else None
+
     def search(self, query: Any, k: int = 10) -> list[Hit]:
         """Returns the ``k`` nearest rows, best first; fewer if the store has fewer.
 

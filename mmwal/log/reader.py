@@ -9,7 +9,7 @@ Not here: where the log ends after a crash (`recovery/tail.py`), what a store ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,9 @@ _SINGLES: dict[int, Any] = {
     Kind.UPDATE: WalEntry.Update,
     Kind.UPSERT: WalEntry.Upsert,
 }
+
+
+Extents = Callable[[int, int], Iterator["Extent"]]  # from a frame's position to another's
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,20 @@ def read_extent(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int, e
 
     Raises `WalCorruptionError`.
     """
+    return verified_extent(kernel, info, map_segment(disk, info), start_lsn, end_lsn)
+
+
+def map_segment(disk: Disk, info: SegmentInfo) -> memoryview:
+    """Maps a segment for reading; the view outlives the file's name."""
     file = disk.open(info.path, writable=False)
     try:
-        view = file.map(info.segment_bytes, writable=False).view
+        return file.map(info.segment_bytes, writable=False).view
     finally:
         file.close()
+
+
+def verified_extent(kernel: Kernel, info: SegmentInfo, view: memoryview, start_lsn: int, end_lsn: int) -> Extent:
+    """As `read_extent`, of a segment that is mapped."""
     frames, stop, _ = scan_frames(kernel, view, info.base_lsn, info.salt, start_lsn, end_lsn)
     if stop != end_lsn:
         raise WalCorruptionError(
@@ -115,19 +127,20 @@ def read_extent(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int, e
 
 
 def read_entries(
-    disk: Disk,
-    kernel: Kernel,
-    wal_dir: str,
+    extents: Extents,
     identity: LogIdentity,
     oldest_lsn: int,
     start_lsn: int | None,
     end_lsn: int,
     until_lsn: int | None = None,
+    *,
+    leave_out_cut: bool = False,
 ) -> Iterator[Any]:
     """Yields the entries whose LSN lies in (start_lsn, until_lsn], in the order in which they count.
 
     ``start_lsn`` None means from the oldest, ``until_lsn`` None to ``end_lsn``, which is the end of a frame.
-    Raises `LsnUnavailableError` and what `read_extents` raises.
+    ``leave_out_cut``: transactions that begin below ``oldest_lsn`` are not refused, but left out.
+    Raises `LsnUnavailableError` and what ``extents`` raises, such as `read_extents`.
     """
     size = identity.segment_bytes
     if start_lsn is not None and start_lsn < oldest_lsn and start_lsn > data_start(0, size):
@@ -137,7 +150,7 @@ def read_entries(
     start_lsn = max(start_lsn or 0, oldest_lsn)
     open_transactions: dict[int, list[tuple[Extent, np.void]]] = {}
     first_lsn = data_start(max(start_lsn - 1, 0) // size, size)
-    for extent in read_extents(disk, kernel, wal_dir, identity, first_lsn, end_lsn):
+    for extent in extents(first_lsn, end_lsn):
         for frame in extent.frames:
             kind, txn = int(frame["kind"]), int(frame["txn"])
             if txn and kind in ROW_KINDS:
@@ -151,8 +164,10 @@ def read_entries(
                 continue
             if kind == Kind.COMMIT:
                 commit = decode_entry(extent, frame, lsn, identity)
+                if commit.first_lsn < oldest_lsn and leave_out_cut:
+                    continue
                 if commit.first_lsn < first_lsn:
-                    earlier = read_extents(disk, kernel, wal_dir, identity, commit.first_lsn, first_lsn)
+                    earlier = extents(commit.first_lsn, first_lsn)
                     members = [*_members(earlier, txn), *members]
                 _check_members(extent, frame, commit, members)
             for member_extent, member in members:

@@ -254,7 +254,27 @@ def inspect_segment(disk: Disk, wal_dir: str, identity: LogIdentity, number: int
     Raises `HeaderCorruptionError` (both copies damaged, another number, a file that is too short),
     `ForeignDirectoryError` (another store's) or `FormatVersionError`.
     """
-    path = f"{wal_dir}/{segment_name(number)}"
+    return inspect_file(disk, f"{wal_dir}/{segment_name(number)}", identity, number)
+
+
+def identify_file(disk: Disk, path: str) -> tuple[LogIdentity, int]:
+    """Returns what a segment file alone says of its log, and its number. Raises `HeaderCorruptionError`."""
+    file = disk.open(path, writable=False)
+    try:
+        head = file.read(0, DATA_OFFSET)
+    finally:
+        file.close()
+    for offset in HEADER_OFFSETS:
+        if header := SEGMENT_HEADER.unpack(head, offset):
+            named = {name: header.get(name, 0) for name in LogIdentity.__dataclass_fields__}
+            return LogIdentity(**named), header["number"]
+    raise HeaderCorruptionError(
+        path, "no whole segment header; give a segment file of a log, or restore it from a backup", offset=0
+    )
+
+
+def inspect_file(disk: Disk, path: str, identity: LogIdentity, number: int) -> SegmentInfo | None:
+    """As `inspect_segment`, wherever the file is."""
     size = identity.segment_bytes
     file = disk.open(path, writable=False)
     try:

@@ -19,7 +19,7 @@ Not here: the handle over what was read (`opening.py`), the repair that a writer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,9 +29,12 @@ from mmwal.checkpoint.load import Loaded
 from mmwal.checkpoint.verify import damaged_rows
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk, Lock
-from mmwal.errors import ConsistencyError, DamageError, OpenError, StoreMissingError
+from mmwal.errors import ConsistencyError, DamageError, OpenError, StoreMissingError, WalCorruptionError
 from mmwal.log.control import LogControl, LogIdentity, open_control
 from mmwal.log.control_file import CONTROL_NAME
+from mmwal.log.reader import Extent, map_segment, verified_extent
+from mmwal.log.scan import find_frames, scan_frames
+from mmwal.log.segment import SegmentInfo, identify_file, inspect_file
 from mmwal.recovery.log_opening import check_persisted
 from mmwal.recovery.recover import (
     Decision,
@@ -65,6 +68,75 @@ class Reading:
     index: Index
     decision: Decision
     loaded: Loaded | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogReading:
+    """A log as it was at one moment: its segments, mapped, each with where its frames end."""
+
+    identity: LogIdentity
+    oldest_lsn: int
+    end_lsn: int
+    durable_lsn: int
+    segments: list[tuple[SegmentInfo, memoryview, int]]
+    clean: bool = False
+    torn_tail_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    def extents(self, kernel: Kernel, start_lsn: int, end_lsn: int) -> Iterator[Extent]:
+        """Yields the segments of [start_lsn, end_lsn) with their verified frames. Raises `WalCorruptionError`."""
+        for info, view, stop in self.segments:
+            start = max(start_lsn, info.first_lsn)
+            if start < min(stop, end_lsn):
+                yield verified_extent(kernel, info, view, start, min(stop, end_lsn))
+
+
+def read_log(disk: Disk, kernel: Kernel, wal_dir: str) -> LogReading:
+    """Maps the log of a directory as it is now; the caller holds the reader's lock.
+
+    Raises what `survey` raises, and `OpenError` when a writer trims the log faster than it can be read.
+    """
+
+    def read() -> LogReading:
+        control = _control(disk, wal_dir)
+        judged = survey(disk, kernel, wal_dir, control)
+        return LogReading(
+            identity=control.identity,
+            oldest_lsn=control.oldest_lsn,
+            end_lsn=judged.end_lsn,
+            durable_lsn=judged.durable_lsn,
+            segments=[(info, map_segment(disk, info), judged.end_of(info)) for info in judged.segments],
+            clean=judged.clean,
+            torn_tail_bytes=judged.torn_tail_bytes,
+            notes=tuple(judged.notes),
+        )
+
+    return settled(wal_dir, read)
+
+
+def read_segment(disk: Disk, kernel: Kernel, path: str) -> LogReading:
+    """Maps one segment file, wherever it is, and finds where its frames end.
+
+    Raises `HeaderCorruptionError`, `FormatVersionError`, and `WalCorruptionError` where something behind the first
+    damaged entry was durable.
+    """
+    identity, number = identify_file(disk, path)
+    info = inspect_file(disk, path, identity, number)
+    assert info is not None
+    view = map_segment(disk, info)
+    end_lsn, durable_lsn = info.end_lsn, info.end_lsn
+    if info.footer is None:
+        frames, end_lsn, _ = scan_frames(kernel, view, info.base_lsn, info.salt, info.first_lsn, info.data_end_lsn)
+        beyond = find_frames(kernel, view, info.base_lsn, info.salt, end_lsn, info.data_end_lsn)
+        durable_lsn = max((int(part["durable_lsn"].max()) for part in (frames, beyond) if len(part)), default=0)
+        if len(beyond) and int(beyond["durable_lsn"].max()) > end_lsn:
+            raise WalCorruptionError(
+                path,
+                "a damaged entry, and a later one proves that it was durable; restore the file from a backup",
+                offset=end_lsn - info.base_lsn,
+                lsn=end_lsn,
+            )
+    return LogReading(identity, info.first_lsn, end_lsn, min(durable_lsn, end_lsn), [(info, view, end_lsn)])
 
 
 def lock_for_reading(disk: Disk, wal_dir: str, data_dir: str) -> list[Lock]:

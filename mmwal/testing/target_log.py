@@ -9,6 +9,7 @@ import posixpath
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -211,7 +212,8 @@ class LogSession:
     def found(self) -> Found:
         log, oldest = self.log, self.control.oldest_lsn
         positions = (oldest, log.cursor.durable, log.cursor.published, log.cursor.reserved)
-        entries = read_entries(self.disk, log.kernel, WAL, log.identity, oldest, None, log.cursor.published)
+        extents = partial(read_extents, self.disk, log.kernel, WAL, log.identity)
+        entries = read_entries(extents, log.identity, oldest, None, log.cursor.published)
         groups: list[Group] = []
         rows: list[Any] = []
         for entry in entries:
