@@ -20,7 +20,7 @@ PACKAGE_FILES := $(shell find mmwal -type f ! -name '*.so' ! -path '*/__pycache_
 # The quick suite on two cores; PYTEST_ARGS="-k torn -x" and the like are passed on.
 PYTEST := $(DEV)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
-.PHONY: help demo test test-slow lint format sanitize bench-smoke clean FORCE
+.PHONY: help demo test test-slow lint format sanitize reliability reliability-long bench-smoke clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff rewrite what it can"
 	@echo "make sanitize     the kernel under the address, undefined-behaviour and thread sanitizers"
+	@echo "make reliability  the reliability scoreboard, in 20 minutes; reliability-long MINUTES=60 does more of the same"
 	@echo "make bench-smoke  the append benchmark, small, to see that it runs"
 	@echo "make clean        remove the environments and everything that was built"
 	@echo
@@ -57,6 +58,11 @@ format: $(DEV_ENV)/installed
 
 sanitize: $(DEV_ENV)/installed
 	@PYTHON=$(CURDIR)/$(DEV)/python tools/sanitize.sh
+
+# Temporary files go to this checkout's disk, not to one in memory; the figures to .make/reliability.json.
+reliability reliability-long: MINUTES ?= $(if $(filter reliability,$@),18,60)
+reliability reliability-long: $(DEV_ENV)/installed
+	@$(DEV)/python tools/reliability.py --minutes $(MINUTES) --dir .make --json .make/reliability.json $(RELIABILITY_ARGS)
 
 bench-smoke: $(DEV_ENV)/installed
 	@$(DEV)/python benchmarks/append.py --smoke

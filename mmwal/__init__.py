@@ -3,6 +3,7 @@
     mmwal.open(path, dimension=...)   a recovered `VectorStore`; keywords are fields of `WalConfig`
     WalManager(config)                the log alone, for those who keep their own index
     CrashRecoveryManager(config)      recovery with its own settings and statistics
+    mmwal.verify(path)                what is damaged in a directory, and where
 
 The rooms, lowest first; imports run one way:
 
@@ -24,11 +25,23 @@ from __future__ import annotations
 from mmwal import errors
 from mmwal.apply import apply_entry
 from mmwal.config import RecoveryConfig, RetentionPolicy, RotationPolicy, WalConfig
-from mmwal.entry import CheckpointInfo, Hit, Record, RecoveryStats, WalEntry, WalMetrics
+from mmwal.entry import (
+    CheckpointInfo,
+    EntryReport,
+    Finding,
+    Hit,
+    LogReport,
+    Record,
+    RecoveryStats,
+    VerifyReport,
+    WalEntry,
+    WalMetrics,
+)
 from mmwal.errors import *  # noqa: F403  (every name there is an error of the public tree)
 from mmwal.kernel import load as _load_kernel
 from mmwal.manager import WalManager
 from mmwal.opening import CrashRecoveryManager, open
+from mmwal.recovery.verify import verify
 from mmwal.store import VectorStore
 
 __version__ = "0.1.0"
@@ -42,13 +55,17 @@ def kernel_in_use() -> str:
 __all__ = [
     "CheckpointInfo",
     "CrashRecoveryManager",
+    "EntryReport",
+    "Finding",
     "Hit",
+    "LogReport",
     "Record",
     "RecoveryConfig",
     "RecoveryStats",
     "RetentionPolicy",
     "RotationPolicy",
     "VectorStore",
+    "VerifyReport",
     "WalConfig",
     "WalEntry",
     "WalManager",
@@ -58,5 +75,6 @@ __all__ = [
     "errors",
     "kernel_in_use",
     "open",
+    "verify",
 ]
 __all__ += errors.__all__

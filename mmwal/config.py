@@ -432,9 +432,13 @@ give milliseconds, or None for no limit
     workers: int | None = None
     """Processes or threads that verify and copy, 1 to 1024; ``None``: as many as there are cores, one for
     small logs."""
+    kernel: KernelName | None = None
+    """As in `WalConfig`."""
 
     def __post_init__(self) -> None:
         _set_directories(self)
+        if self.kernel is not None:
+            _check_choice("kernel", self.kernel, KERNELS)
         _check_bool("verify_checksums", self.verify_checksums)
         _check_bool("skip_corrupted_entries", self.skip_corrupted_entries)
         if self.max_recovery_time_ms is not None:

@@ -1,9 +1,9 @@
 """What a caller logs and reads back, and what operations report.
 
 `WalEntry` and its kinds are for reading a log entry by entry, and for `log_entry`. The named tuples `Record`
-and `Hit` are what a store answers with; `CheckpointInfo`, `RecoveryStats` and `WalMetrics` are reports:
-frozen, printable. At the end stand the two functions that turn what a caller passed as vectors into arrays
-that can be logged as they are.
+and `Hit` are what a store answers with; `CheckpointInfo`, `RecoveryStats`, `WalMetrics` and what verification
+returns are reports: frozen, printable. At the end stand the two functions that turn what a caller passed as
+vectors into arrays that can be logged as they are.
 
 * Bytes on disk are not here: frames are in `format/frame.py`, metadata in `format/metadata.py`.
 * The hot path does not come here: the kernel takes an array of the right type as it is, and asks for help
@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -262,7 +262,8 @@ class RecoveryStats:
     ``total_entries`` is the sum of ``applied_entries``, ``skipped_entries`` (an update or delete of an id
     that is not there, or a row that the checkpoint holds already), ``corrupted_entries``,
     ``rolled_back_entries`` (of transactions without a commit) and ``marker_entries`` (commits, checkpoints,
-    idle marks: nothing to apply).
+    idle marks: nothing to apply). A corrupted entry is counted only where ``skip_corrupted_entries`` left it out: one
+    for each damaged stretch of the log, which ``errors`` names. ``unverified``: ``verify_checksums`` was off.
 
     Before a recovery all is zero and ``completed`` is False; after a failed one the counts go as far as it
     came and ``errors`` says why.
@@ -296,6 +297,7 @@ class RecoveryStats:
     torn_tail_bytes: int = 0
     checkpoint_sequence: int = 0
     redo_lsn: int = 0
+    unverified: bool = False
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -330,6 +332,7 @@ class RecoveryStats:
             f"  log: LSN {self.first_lsn} to {self.last_lsn}, {scan}",
             f"  checkpoint: {checkpoint}, replay from LSN {self.redo_lsn}",
             f"  tail: {f'torn, {self.torn_tail_bytes:,} bytes cut' if self.torn_tail_bytes else 'whole'}",
+            *(["  unverified: checksums were not checked"] if self.unverified else []),
             *(f"  note: {note}" for note in self.notes),
             *(f"  error: {error}" for error in self.errors),
         ]
@@ -386,7 +389,130 @@ class WalMetrics:
         return dict(_fields(self))
 
 
-def _fields(report: RecoveryStats | WalMetrics) -> list[tuple[str, Any]]:
+Severity: TypeAlias = Literal["damaged", "covered", "torn"]
+_ADVICE: dict[Severity, str] = {
+    "damaged": "restore what is named from a backup of this directory, and check the disk; all else is whole",
+    "covered": "nothing is lost: another copy stands in for it. Take a backup now, and check the disk",
+    "torn": "what a crash leaves, or a writer at work: opening the directory for writing puts it in order",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EntryReport:
+    """What verification says of one entry of a log.
+
+    ``segment`` is the path of its file, ``offset`` its place in it, ``lsn`` the position just past it: what logging
+    it returned, but for members of a transaction, which count with the LSN of its commit.
+    """
+
+    segment: str
+    offset: int
+    lsn: int
+    checksum_valid: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that verification found wrong on disk.
+
+    ``what`` names the kind of place: an entry, a segment header, a row and so on. ``severity`` says what it amounts to:
+    "damaged" (something is lost here), "covered" (a copy elsewhere says the same) or "torn" (no damage: what a crash
+    leaves behind the end of the log, or what opening writes anew).
+    """
+
+    what: str
+    severity: Severity
+    path: str
+    problem: str
+    offset: int | None = None
+    lsn: int | None = None
+    id: Id | None = None
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return _ADVICE[self.severity]
+
+    def __str__(self) -> str:
+        facts = (("offset", self.offset), ("LSN", self.lsn), ("id", self.id))
+        place = "".join(f", {name} {value!r}" for name, value in facts if value is not None)
+        return f"{self.severity} {self.what}: {self.path}{place}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What verification looked at, and what it found.
+
+    ``ok`` says that nothing is damaged, not even a copy. Counts are of what was looked at: whole or damaged.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    segments: int = 0
+    entries: int = 0
+    slots: int = 0
+    sections: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    first_lsn: int = 0
+    last_lsn: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is whole; what a crash leaves is no damage."""
+        return not self.damage
+
+    @property
+    def damage(self) -> tuple[Finding, ...]:
+        """The findings that are damage."""
+        return tuple(finding for finding in self.findings if finding.severity != "torn")
+
+    def __str__(self) -> str:
+        lines = [
+            f"verify: {'whole' if self.ok else f'{len(self.damage):,} damaged'}, {self.bytes_read:,} bytes read",
+            f"  log: LSN {self.first_lsn} to {self.last_lsn}, {self.entries:,} entries in {self.segments:,} segments",
+            f"  data: {self.rows:,} rows, {self.sections:,} image sections, {self.slots:,} control slots",
+            *(f"  {finding}" for finding in self.findings),
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as a dict that `json.dumps` takes."""
+        counts = {name: value for name, value in _fields(self) if name != "findings"}
+        return {"ok": self.ok, **counts, "findings": [dataclasses.asdict(finding) for finding in self.findings]}
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport(Sequence[EntryReport]):
+    """What verification says of a log: a sequence with a report of each entry, oldest first, and in ``whole`` what it
+    found in headers, links, footers and control slots as well.
+    """
+
+    entries: tuple[EntryReport, ...]
+    whole: VerifyReport
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is whole."""
+        return self.whole.ok
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that was found, entries included."""
+        return self.whole.findings
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> EntryReport: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[EntryReport, ...]: ...
+    def __getitem__(self, index: int | slice) -> EntryReport | tuple[EntryReport, ...]:
+        return self.entries[index]
+
+
+def _fields(report: RecoveryStats | WalMetrics | VerifyReport) -> list[tuple[str, Any]]:
     return [(field.name, getattr(report, field.name)) for field in dataclasses.fields(report)]
 
 

@@ -194,7 +194,12 @@ class CheckpointFailedError(UnavailableError):
 
 
 class OpenError(WalError):
-    """The directory cannot be opened; nothing in it was changed."""
+    """The directory cannot be opened; nothing in it was changed.
+
+    ``verdict`` is the label of what was found, as `docs/verdicts.md` lists them; None where it is no verdict.
+    """
+
+    verdict: str | None = None
 
 
 class WalLockedError(OpenError, BlockingIOError):

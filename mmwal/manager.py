@@ -20,7 +20,7 @@ import numpy as np
 from mmwal import kernel as kernels
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
-from mmwal.entry import Operation, RecoveryStats, WalMetrics
+from mmwal.entry import LogReport, Operation, RecoveryStats, WalMetrics
 from mmwal.errors import (
     ForkedProcessError,
     NoStoreError,
@@ -38,6 +38,7 @@ from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
+from mmwal.recovery.verify import report_log, report_segment
 
 _INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
 _KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
@@ -234,6 +235,7 @@ class WalManager:
         Raises:
             LsnUnavailableError: the log was released beyond ``from_lsn``.
             WalCorruptionError: a durable entry is damaged.
+            OSError: the disk cannot be read.
         """
         return self.iter_entries(from_lsn)
 
@@ -247,6 +249,19 @@ class WalManager:
     def read_all_entries(self) -> list[Any]:
         """Returns every entry that the log still holds, in order."""
         return list(self.iter_entries())
+
+    def verify_wal(self) -> LogReport:
+        """Compares the log with its checksums; returns a report of each entry, oldest first, and with it what was found
+        in headers, links, footers and control slots. Never raises on damage.
+
+        A damaged entry hides no other, whatever its length says. For a log too large to hold a report of each entry,
+        use `mmwal.verify` of its directory.
+
+        Concurrency: writes go on; what is logged after the call began is not looked at.
+        """
+        log = self._log
+        log.check_usable()
+        return report_log(self._disk, log.kernel, log.wal_dir, published_lsn=log.cursor.published)
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 
@@ -363,7 +378,7 @@ class ReadOnlyWal(WalManager):
             self._unlock()
             raise
         self._reading: LogReading | None = reading
-        self._leave_out_cut = segment
+        self._is_segment = segment
         self._forget_fork = disk.on_fork(self._end_in_child)
         self.config = WalConfig(wal_dir=wal_dir, kernel=kernel)
         self._stats = RecoveryStats(
@@ -387,8 +402,15 @@ class ReadOnlyWal(WalManager):
             start_lsn,
             reading.end_lsn,
             end_lsn,
-            leave_out_cut=self._leave_out_cut,
+            leave_out_cut=self._is_segment,
         )
+
+    def verify_wal(self) -> LogReport:
+        """As `WalManager.verify_wal`, of what is in the files by now."""
+        self._open_reading()
+        if self._is_segment:
+            return report_segment(self._disk, self._kernel, self._path)
+        return report_log(self._disk, self._kernel, str(self.config.wal_dir))
 
     @property
     def durable_lsn(self) -> int:

@@ -19,10 +19,12 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmwal import kernel as kernels
 from mmwal.checkpoint.checkpoint import Checkpointer
@@ -30,10 +32,11 @@ from mmwal.checkpoint.control import DataIdentity
 from mmwal.checkpoint.control import open_control as open_data_control
 from mmwal.checkpoint.load import Loaded, create_data
 from mmwal.config import RecoveryConfig, WalConfig
-from mmwal.disk.interface import Disk, Worker
-from mmwal.entry import RecoveryStats
+from mmwal.disk.interface import Disk, Lock, Worker
+from mmwal.entry import RecoveryStats, VerifyReport
 from mmwal.errors import (
     ConsistencyError,
+    DamageError,
     NoStoreError,
     RecoveryTimeoutError,
     UnavailableError,
@@ -42,9 +45,9 @@ from mmwal.errors import (
     WalError,
 )
 from mmwal.format.frame import CHECKPOINT, Kind
-from mmwal.log.control import LogIdentity
+from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.control_file import CONTROL_NAME
-from mmwal.log.log import Log, OverBudget
+from mmwal.log.log import Log, OverBudget, Tail
 from mmwal.log.read_only import ReadOnlyLog
 from mmwal.manager import StoreWal
 from mmwal.recovery.log_opening import (
@@ -60,9 +63,12 @@ from mmwal.recovery.log_opening import (
 )
 from mmwal.recovery.read_only import lock_for_reading, read_store
 from mmwal.recovery.recover import Decision, Index, build_index, copy_winners, decide, dimension_of, load_newest
-from mmwal.recovery.tail import Survey, survey
+from mmwal.recovery.salvage import salvage
+from mmwal.recovery.tail import Survey, repair, survey
+from mmwal.recovery.verify import verify_directory
 from mmwal.state.state import State
 from mmwal.store import Parts, ReadOnlyStore, VectorStore
+from mmwal.verdicts import DIRECTORY
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -100,6 +106,7 @@ def open(
             what was recorded; nothing was changed.
         ForeignDirectoryError, FormatVersionError: not this store's, or of a newer mmwal.
         WalFullError: no space to recover into; nothing was lost.
+        OSError: the operating system refused something else (EIO, EMFILE, EACCES); nothing was lost.
 
     Durability: what was acknowledged before is there, see `VectorStore`. Everything returned by reads is durable from
     now on, and the checkpoint that follows a crash is durable before anything is removed. A reader beside a writer may
@@ -143,20 +150,58 @@ def open_store(
     workers: int | None = None,
     read_only: bool = False,
     limit_ms: int | None = None,
+    verify_checksums: bool = True,
+    skip_corrupted_entries: bool = False,
 ) -> VectorStore:
     """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes, and
-    `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``."""
+    `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``. The last two are those of
+    `RecoveryConfig`."""
     if read_only:
         return _open_read_only(config, disk, workers)
     try:
-        return _open_store(config, disk, workers, limit_ms)
+        return _open_store(config, disk, _Way(workers, limit_ms, verify_checksums, skip_corrupted_entries))
     except OSError as error:
         raise full_disk(str(config.wal_dir), error) or error from error.__cause__
 
 
-def _open_store(config: WalConfig, disk: Disk, workers: int | None, limit_ms: int | None) -> VectorStore:
+class _Way(NamedTuple):
+    """How a log is read."""
+
+    workers: int | None
+    limit_ms: int | None
+    verify: bool
+    skip_corrupted: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was read and decided, steps 3 to 5: nothing is changed yet. ``tail`` makes the log ready to go on."""
+
+    judged: Survey
+    loaded: Loaded | None
+    index: Index
+    decision: Decision
+    tail: Callable[[Lock], Tail]
+    checkpoints: int = 0  # that must follow before anything is served
+    needless_lsn: int = 0  # below, the log must be gone by then
+
+    def close(self) -> None:
+        """Gives up."""
+        if self.loaded is not None:
+            self.loaded.matrix.close()
+
+
+def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
     """Opens it by the steps that stand at the top of this file."""
     started_ns = disk.monotonic_ns()
+
+    def elapsed_ms() -> float:
+        return (disk.monotonic_ns() - started_ns) / 1e6
+
+    def check_time() -> None:
+        if way.limit_ms is not None and (taken_ms := elapsed_ms()) > way.limit_ms:
+            raise RecoveryTimeoutError(taken_ms, way.limit_ms)
+
     refuse_unbuilt(config)
     if config.data_dir is None:
         raise WalConfigError("data_dir", None, "a store needs a directory for its matrix; a log alone is a WalManager")
@@ -165,51 +210,112 @@ def _open_store(config: WalConfig, disk: Disk, workers: int | None, limit_ms: in
     prepare_directories(disk, wal_dir, data_dir, stacklevel=5)
     # 1. lock
     lock = lock_directory(disk, wal_dir)
-    loaded: Loaded | None = None
+    found: _Found | None = None
     try:
         # 2. identity
         data = open_data_control(disk, data_dir)
         if data is not None and not disk.exists(f"{wal_dir}/{CONTROL_NAME}"):
-            raise ConsistencyError(
-                f"{wal_dir}/{CONTROL_NAME}",
-                f"the log of the checkpoint in {data_dir} is missing; give its wal_dir, or restore it from a backup",
+            raise DIRECTORY.verdict(log="missing", data="same").mark(
+                ConsistencyError(
+                    f"{wal_dir}/{CONTROL_NAME}",
+                    f"the log of the checkpoint in {data_dir} is missing; give its wal_dir, or restore it from a "
+                    "backup",
+                )
             )
         control = open_identity(disk, config, wal_dir)
-        # 3. survey
         proven_lsn = max((slot.redo_lsn for slot in data.slots), default=0) if data else 0
-        judged = survey(disk, kernel, wal_dir, control, proven_lsn)
-        # 4. load
-        loaded = load_newest(disk, config, control, data_dir)
-        # 5. index, decide
-        redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
-        index = build_index(disk, kernel, judged, redo_lsn, workers=workers)
-        elapsed_ms = (disk.monotonic_ns() - started_ns) / 1e6
-        if limit_ms is not None and elapsed_ms > limit_ms:
-            raise RecoveryTimeoutError(elapsed_ms, limit_ms)
-        loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
-        decision = decide(index, loaded.state) if loaded else Decision({})
+        # 3. survey, 4. load, 5. index and decide
+        try:
+            found = _read(disk, kernel, config, control, proven_lsn, way, check_time)
+        except DamageError as error:
+            if not way.skip_corrupted:
+                raise
+            found = _salvage(disk, kernel, config, control, proven_lsn, error)
         # 6. repair
-        log = start_log(disk, kernel, config, wal_dir, lock, judged, owned=True)
+        log = start_log(disk, kernel, config, wal_dir, found.tail(lock), owned=True)
     except BaseException:
-        if loaded is not None:
-            loaded.matrix.close()
+        if found is not None:
+            found.close()
         lock.release()
         raise
     try:
         # 7. copy
+        loaded = found.loaded
         if loaded is not None:
             loaded.control.restate()
             disk.sync_directory(data_dir)  # names may be in memory only, after a kill before their sync
-            copy_winners(kernel, index, decision, loaded.state)
-        stats = _stats(judged, index, decision, loaded, (disk.monotonic_ns() - started_ns) / 1e6)
+            copy_winners(kernel, found.index, found.decision, loaded.state)
+        stats = _stats(found.judged, found.index, found.decision, loaded, elapsed_ms(), verified=way.verify)
         # 8. checkpoint
-        return _serve(disk, kernel, config, data_dir, log, loaded, stats, bool(decision.winners))
+        store = _serve(disk, kernel, config, data_dir, log, loaded, stats, found.checkpoints)
+        _let_go(log, found.needless_lsn)
+        return store
     except BaseException:
         try:
             log.close(clean=False)
         finally:
-            if loaded is not None:
-                loaded.matrix.close()
+            found.close()
+        raise
+
+
+def _read(
+    disk: Disk,
+    kernel: Kernel,
+    config: WalConfig,
+    control: LogControl,
+    proven_lsn: int,
+    way: _Way,
+    check_time: Callable[[], None],
+) -> _Found:
+    """Surveys the log, loads the checkpoint, and decides what the log says since then."""
+    wal_dir = absolute(config.wal_dir)
+    judged = survey(disk, kernel, wal_dir, control, proven_lsn)
+
+    def index_of(redo_lsn: int) -> Index:
+        index = build_index(disk, kernel, judged, redo_lsn, workers=way.workers, verify=way.verify)
+        check_time()
+        return index
+
+    loaded, index, decision = _decide(disk, config, control, index_of)
+    tail = partial(repair, disk, kernel, wal_dir, judged=judged)
+    return _Found(judged, loaded, index, decision, tail, checkpoints=int(bool(decision.winners)))
+
+
+def _salvage(
+    disk: Disk, kernel: Kernel, config: WalConfig, control: LogControl, proven_lsn: int, damage: DamageError
+) -> _Found:
+    """The same of a damaged log, without what is damaged. Raises ``damage`` where there is nothing to salvage into."""
+    left = salvage(disk, kernel, absolute(config.wal_dir), control, proven_lsn)
+    loaded, index, decision = _decide(disk, config, control, left.index)
+    if loaded is None:
+        raise damage
+    for loss in index.losses or ():
+        _logger.warning("left out, as skip_corrupted_entries asks: %s", loss)
+    # Two, so that neither slot of the control file needs the old segments.
+    return _Found(left.survey(), loaded, index, decision, left.tail, checkpoints=2, needless_lsn=index.end_lsn)
+
+
+def _let_go(log: Log, lsn: int) -> None:
+    """Waits until the log no longer needs what lies below a position; the checkpoints have released it."""
+    with log.keeper.changed:
+        while log.control.oldest_lsn < lsn and not log.failed:
+            log.wake_keeper()
+            log.keeper.changed.wait(1.0)
+
+
+def _decide(
+    disk: Disk, config: WalConfig, control: LogControl, index_of: Callable[[int], Index]
+) -> tuple[Loaded | None, Index, Decision]:
+    assert config.data_dir is not None
+    data_dir = absolute(config.data_dir)
+    loaded = load_newest(disk, config, control, data_dir)
+    try:
+        index = index_of(loaded.redo_lsn if loaded else control.oldest_lsn)
+        loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
+        return loaded, index, decide(index, loaded.state) if loaded else Decision({})
+    except BaseException:
+        if loaded is not None:
+            loaded.matrix.close()
         raise
 
 
@@ -257,6 +363,7 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: int | None) -> ReadO
             lock.release()
 
     store.on_close(close)
+    store.on_verify(lambda: verify_directory(disk, kernel, wal_dir, data_dir))
     return store
 
 
@@ -287,9 +394,9 @@ def _serve(
     log: Log,
     loaded: Loaded | None,
     stats: RecoveryStats,
-    changed: bool,
+    checkpoints: int,
 ) -> VectorStore:
-    """Makes the store, takes the checkpoint that follows a recovery, and starts the automatic ones."""
+    """Makes the store, takes the checkpoints that follow a recovery, and starts the automatic ones."""
     opened: list[VectorStore] = []
 
     def checkpointer_of(data: Loaded) -> Checkpointer:
@@ -332,11 +439,17 @@ def _serve(
     )
     opened.append(store)
     store.wal = StoreWal(log, disk, config, stats, store)
-    if changed:
+    for _ in range(checkpoints):
         store.checkpoint()
     keep = Upkeep(store, log, disk)
     store.request_checkpoint = log.keeper.on_pressure = keep.request
     store.on_close(keep.close)
+
+    def verify() -> VerifyReport:
+        published_lsn = log.cursor.published
+        return verify_directory(disk, kernel, log.wal_dir, data_dir, published_lsn=published_lsn)
+
+    store.on_verify(verify)
     return store
 
 
@@ -357,7 +470,11 @@ class Upkeep:
         self._asked = False  # whoever asks sets it, then wakes the worker, which clears it
         self._closed = False
         self._forget_fork = disk.on_fork(store.end_in_child)
-        self._worker: Worker = disk.start_worker("checkpoint", self._step)
+        try:
+            self._worker: Worker = disk.start_worker("checkpoint", self._step)
+        except BaseException:
+            self._forget_fork()
+            raise
 
     def request(self) -> None:
         """Asks for a checkpoint, soon."""
@@ -399,13 +516,18 @@ class Upkeep:
                     state.matrix.close()
 
 
-def _stats(judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, elapsed_ms: float) -> RecoveryStats:
+def _stats(
+    judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, elapsed_ms: float, *, verified: bool = True
+) -> RecoveryStats:
+    losses = index.losses or []
     return RecoveryStats(
         completed=True,
         clean_shutdown=judged.clean,
-        total_entries=decision.applied + decision.skipped + index.rolled_back + index.markers,
+        unverified=not verified,
+        total_entries=decision.applied + decision.skipped + len(losses) + index.rolled_back + index.markers,
         applied_entries=decision.applied,
         skipped_entries=decision.skipped,
+        corrupted_entries=len(losses),
         rolled_back_entries=index.rolled_back,
         marker_entries=index.markers,
         recovery_time_ms=elapsed_ms,
@@ -417,6 +539,7 @@ def _stats(judged: Survey, index: Index, decision: Decision, loaded: Loaded | No
         torn_tail_bytes=judged.torn_tail_bytes,
         checkpoint_sequence=loaded.sequence if loaded else 0,
         redo_lsn=index.redo_lsn,
+        errors=tuple(losses),
         notes=(*judged.notes, *(loaded.notes if loaded else ())),
     )
 
@@ -439,10 +562,8 @@ class CrashRecoveryManager:
     """
 
     def __init__(self, config: RecoveryConfig, *, disk: Disk | None = None) -> None:
-        for field, built in (("target", None), ("skip_corrupted_entries", False), ("verify_checksums", True)):
-            if getattr(config, field) != built:
-                problem = "this version recovers to the end of the log, with every checksum verified; leave it out"
-                raise WalConfigError(field, getattr(config, field), problem)
+        if config.target is not None:
+            raise WalConfigError("target", config.target, "this version recovers to the end of the log; leave it out")
         self.config = config
         self._disk = disk or default_disk()
         self._stats = RecoveryStats()
@@ -452,12 +573,19 @@ class CrashRecoveryManager:
         data_dir = self.config.data_dir
         if data_dir is None:
             raise WalConfigError("data_dir", None, "give the directory of the matrix")
-        config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir)
+        config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir, kernel=self.config.kernel)
         try:
-            limit_ms = self.config.max_recovery_time_ms
-            store = open_store(config, self._disk, workers=self.config.workers, limit_ms=limit_ms)
+            store = open_store(
+                config,
+                self._disk,
+                workers=self.config.workers,
+                limit_ms=self.config.max_recovery_time_ms,
+                verify_checksums=self.config.verify_checksums,
+                skip_corrupted_entries=self.config.skip_corrupted_entries,
+            )
         except (WalError, OSError) as error:
-            self._stats = RecoveryStats(errors=(str(error),))
+            label = getattr(error, "verdict", None)
+            self._stats = RecoveryStats(errors=(f"{error} [{label}]" if label else str(error),))
             raise
         self._stats = store.recovery_stats
         return store

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from mmwal import kernel as kernels
 from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName
-from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, normalize_vector
+from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, VerifyReport, normalize_vector
 from mmwal.errors import (
     CheckpointFailedError,
     DuplicateIdError,
@@ -129,6 +129,7 @@ class VectorStore:
         self.request_checkpoint: Callable[[], None] = lambda: None
         self.checkpoints_taken = 0
         self._close: Callable[[], object] | None = None  # None: nothing but the state to let go of
+        self._verify: Callable[[], VerifyReport] | None = None
         self.wal: StoreWal | None = None  #: the store's log, for reading, syncing and figures; None without one
         if self._state is not None:
             self._expect(self._state.matrix.dimension)
@@ -153,6 +154,7 @@ class VectorStore:
             WalFullError: disk or budget exhausted; nothing was logged, reads go on.
             SyncFailedError: the outcome is known after recovery; readers have not seen the change.
             WalClosedError, ReadOnlyError, ForkedProcessError.
+            OSError: the matrix cannot be created or grow, and not for want of space (EIO, EROFS); nothing was logged.
         """
         meta = encode_metadata(metadata) if metadata is not None else None
         if type(id) is not str and type(id) is not int:
@@ -470,8 +472,9 @@ class VectorStore:
         return held
 
     def _bind_rows(self, state: State) -> None:
-        self._log.cursor.bind_rows(state.matrix.view, state.matrix.stride)
-        self._bound_rows = state.matrix.capacity
+        view = state.matrix.view  # the matrix may grow meanwhile: its capacity is of a later view
+        self._log.cursor.bind_rows(view, state.matrix.stride)
+        self._bound_rows = len(view) // state.matrix.stride
 
     def _count(self, rows: int) -> None:
         self._changes += rows
@@ -661,6 +664,8 @@ class VectorStore:
         Raises:
             NoStoreError: the store has no log, or nothing was ever written to it.
             CheckpointFailedError: this or an earlier checkpoint failed; writes go on, the log keeps everything.
+            WalFullError: the disk has no room for it; take it again once there is some.
+            SyncFailedError: a sync of the log failed.
 
         Durability: on return a crash needs the log behind this point only. A crash meanwhile finds the checkpoint
         before.
@@ -671,6 +676,21 @@ class VectorStore:
         if self._checkpointer is None:
             raise NoStoreError("nothing was written yet, so there is nothing to checkpoint")
         return self._checkpointer.take()
+
+    def verify(self) -> VerifyReport:
+        """Compares log, images and matrix, as they stand on disk, with their checksums. Never raises on damage.
+
+        It reads everything: entries of the log, control slots, sections of the images, and every row that a checkpoint
+        names, which a clean opening does not look at. `mmwal.verify` does the same for a directory that is not open.
+
+        Raises `NoStoreError` where the store has no log.
+
+        Concurrency: writes and reads go on; what is written after the call began is not looked at.
+        """
+        if self._verify is None:
+            raise NoStoreError("this store keeps no log: it lives in memory, so there is nothing to verify")
+        self._check_open()
+        return self._verify()
 
     @property
     def recovery_stats(self) -> RecoveryStats:
@@ -699,7 +719,8 @@ class VectorStore:
     def close(self) -> None:
         """Takes a checkpoint, makes everything durable, marks the log clean and frees the directory. Idempotent.
 
-        Raises `SyncFailedError` or `CheckpointFailedError` where that did not work; the directory is free then, too.
+        Raises `SyncFailedError`, `CheckpointFailedError`, or `WalFullError` for a disk without room for the checkpoint,
+        where that did not work; the directory is free then, too, and the log holds everything.
         """
         if self._close is None:
             self.end()
@@ -709,6 +730,10 @@ class VectorStore:
     def on_close(self, act: Callable[[], None]) -> None:
         """Names what `close` does; for `opening`."""
         self._close = act
+
+    def on_verify(self, act: Callable[[], VerifyReport]) -> None:
+        """Names what `verify` does; for `opening`."""
+        self._verify = act
 
     def end_checkpoints(self) -> None:
         """Waits for a checkpoint that runs; later ones are refused. For `opening`."""

@@ -2,6 +2,9 @@
 
 tools/crash.py --target log --images 100000 --workers 2     exit code 1 and one line at the first wrong answer
 tools/crash.py --replay 'log-py 1.0 61:0/0/new+ 22:kill'    that answer again
+
+The report (`--json`): "crashed_labels" has the number of crashes at each step of the protocol (a disk call, or a
+publish: "published", "written"), "labels_without_crash" the steps that the stories reached and no crash hit yet.
 """
 
 from __future__ import annotations
@@ -16,26 +19,36 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from mmwal.testing.explorer import Explorer, Target, Violation, replay
+from mmwal.testing.explorer import DENSE, Explorer, Pace, Target, Violation, replay
 
 SUMS = ("stories", "images", "distinct", "distinct_nested", "kills", "damages", "recoveries", "faults_struck")
 
 
 def target_named(name: str) -> Target:
-    """Returns the target that a replay line names: ``log-py``, ``log-c``, ``store-py``, ``store-c``."""
+    """Returns the target that a replay line names: ``log-py``, ``log-c``, ``writers-py``, ``store-c`` and so on."""
     what, _, kernel = name.partition("-")
     if what == "log":
         from mmwal.testing.target_log import LogTarget
 
         return LogTarget(kernel)
+    if what == "writers":
+        from mmwal.testing.interleaved import WritersTarget
+
+        return WritersTarget(kernel)
     from mmwal.testing.target_store import StoreTarget
 
     return StoreTarget(kernel)
 
 
-def explore(name: str, seed: int, images: int, seconds: float) -> dict[str, Any]:
+def pace_of(target: Target, *, dense: bool = False) -> Pace:
+    """Returns how densely a target is crashed: its own way, or the common one."""
+    return getattr(target, "pace", DENSE if dense else Pace())
+
+
+def explore(name: str, seed: int, images: int, seconds: float, dense: bool = False) -> dict[str, Any]:
     """Explores with one seed; the report has the violation, if any."""
-    explorer = Explorer(target_named(name), seed=seed)
+    target = target_named(name)
+    explorer = Explorer(target, seed=seed, pace=pace_of(target, dense=dense))
     found: Violation | None = None
     try:
         explorer.run(images, seconds_max=seconds)
@@ -62,18 +75,20 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="log", choices=("log", "store"))
+    parser.add_argument("--target", default="log", choices=("log", "writers", "store"))
     parser.add_argument("--kernel", default="py", choices=("py", "c"))
     parser.add_argument("--images", type=int, default=10_000, help="distinct images, over all workers")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of CPU time: end earlier than that")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--dense", action="store_true", help="more images in fewer stories: the most per second")
     parser.add_argument("--replay", metavar="LINE")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.replay:
         try:
-            replay(arguments.replay, target_named(arguments.replay.split(" ")[0]))
+            target = target_named(arguments.replay.split(" ")[0])
+            replay(arguments.replay, target, pace_of(target))
         except Violation as violation:
             print(violation.problem)
             return 1
@@ -81,7 +96,7 @@ def main() -> int:
         return 0
     name, workers = f"{arguments.target}-{arguments.kernel}", max(1, arguments.workers)
     share = -(-arguments.images // workers)
-    jobs = [(name, arguments.seed + worker, share, arguments.seconds) for worker in range(workers)]
+    jobs = [(name, arguments.seed + worker, share, arguments.seconds, arguments.dense) for worker in range(workers)]
     if workers == 1:
         report = merged([explore(*jobs[0])])
     else:

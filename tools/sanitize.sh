@@ -121,6 +121,10 @@ cd "$work/sound" || exit 1
 holds "checksum paths, address and undefined-behaviour sanitizers" program crc_test -fsanitize=address,undefined
 holds "tests/kernel, address and undefined-behaviour sanitizers" tests tests/kernel
 
+cd "$here" || exit 1
+holds "hostile inputs, address and undefined-behaviour sanitizers" \
+    "$python" tools/fuzz.py --sanitize --inputs 20000 --structure scan --structure rows --structure frames --structure wal
+
 copy reads-beyond
 breakage mmwal/kernel/frame.h "*length > end - lsn ||" ""
 noticed "mutant: a frame's length is not held against the end" "AddressSanitizer" \

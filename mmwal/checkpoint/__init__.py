@@ -5,7 +5,7 @@
     image.py        the image files: append a section, begin a new file, remove those that no slot names
     control.py      the two slots of the data's control file
     load.py         the newest checkpoint that is whole, as a state
-    verify.py       rows against their checksums
+    verify.py       a data directory against its checksums: slots, sections, rows
 
 A checkpoint is one image (prefix of a file), the rows of the matrix that it names, and the slot that names it.
 """

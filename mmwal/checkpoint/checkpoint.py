@@ -29,6 +29,7 @@ from mmwal.kernel.interface import Kernel
 from mmwal.state.state import Capture
 
 DELTAS_BYTES_LEAST = 64 << 10  # below this, deltas are never merged into a new base
+_NUMBER_MOST = 1 << 62
 _ENTRY_BYTES_LEAST = 25  # in a section: length and a byte of id, row, LSN, checksum
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -194,7 +195,12 @@ class Checkpointer:
             section = self._encode(place, DELTA, capture, columns)
             if section.section_bytes <= room:
                 return self._write(place, section, self._base_bytes)
-        taken = [*image_numbers(self._disk, self._data_dir), *(slot.image_number for slot in self._control.slots)]
+        try:
+            found = image_numbers(self._disk, self._data_dir)
+        except OSError as error:
+            raise self._fail(error) from error
+        taken = [number for number in found if number < _NUMBER_MOST]  # any other file with such a name is none of ours
+        taken += [slot.image_number for slot in self._control.slots]
         place = Place(current.store_id, 1 + max(taken), 0, 0)
         columns = base_columns(self._kernel, self._state, capture, changes)
         section = self._encode(place, BASE, capture, columns)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mmwal.disk.interface import Disk
-from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
-from mmwal.format.control import DATA_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.control import DATA_CONTROL
 from mmwal.format.frame import align
-from mmwal.format.segment import FORMAT_VERSION
+from mmwal.format.segment import FORMAT_VERSION, LSN_MAX
 from mmwal.kernel.interface import DTYPES
-from mmwal.log.control_file import CONTROL_NAME, publish_control, read_control, store_slot
+from mmwal.log.control import SEQUENCE_MAX
+from mmwal.log.control_file import CONTROL_NAME, judge_slots, publish_control, read_control, store_slot
+from mmwal.verdicts import Reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,12 @@ class Slot:
 class DataControl:
     """The two slots of ``data_dir/control``. One thread at a time: opening, then the checkpointer."""
 
-    def __init__(self, disk: Disk, path: str, slots: list[Slot]) -> None:
+    def __init__(self, disk: Disk, path: str, slots: list[Slot], reached: list[Reached] | None = None) -> None:
         """``slots`` are the valid ones, the newest first."""
         self._disk = disk
         self.path = path
         self.slots = slots
+        self.reached = reached or []
         self.current = slots[0]
         fields = self.current.fields
         self.identity = DataIdentity(**{name: fields[name] for name in DataIdentity.__dataclass_fields__})
@@ -141,43 +143,17 @@ def create_control(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: 
 
 
 def open_control(disk: Disk, data_dir: str) -> DataControl | None:
-    """Reads the control file, changing nothing; None where there is none.
-
-    Raises:
-        HeaderCorruptionError: no slot is valid.
-        FormatVersionError: a newer mmwal wrote it.
-        ForeignDirectoryError: it is no control file of data.
-    """
+    """Reads the control file, changing nothing; None where there is none. Raises what `judge_slots` raises."""
     path = f"{data_dir}/{CONTROL_NAME}"
     content = read_control(disk, path)
     if content is None:
         return None
-    slots = [Slot(index, fields) for index, fields in read_slots(DATA_CONTROL, content)]
-    if not slots:
-        raise _unreadable(path, content)
-    for slot in slots:
-        _check(path, slot.fields)
-    return DataControl(disk, path, slots)
+    slots, reached = judge_slots(DATA_CONTROL, path, content, _contradiction, tuple(DataIdentity.__dataclass_fields__))
+    return DataControl(disk, path, [Slot(index, fields) for index, fields in slots], reached)
 
 
-def _unreadable(path: str, content: bytes) -> Exception:
-    versions = [
-        int.from_bytes(content[offset + 8 : offset + 10], "little")
-        for offset in SLOT_OFFSETS
-        if content[offset : offset + 8] == DATA_CONTROL.magic
-    ]
-    if not versions and any(content):
-        return ForeignDirectoryError(path, "is not a control file of mmwal's data; choose another directory")
-    if versions and min(versions) > FORMAT_VERSION:
-        return FormatVersionError(path, min(versions), FORMAT_VERSION)
-    return HeaderCorruptionError(
-        path, "both slots of the control file are damaged; restore it from a backup of this directory"
-    )
-
-
-def _check(path: str, fields: dict[str, Any]) -> None:
-    if fields["version"] > FORMAT_VERSION or fields["features_required"]:
-        raise FormatVersionError(path, fields["version"], FORMAT_VERSION)
+def _contradiction(fields: dict[str, Any]) -> str | None:
+    """Returns what is impossible in a slot."""
     identity = DataIdentity(**{name: fields[name] for name in DataIdentity.__dataclass_fields__})
     if (
         fields["dtype"] not in DTYPES
@@ -185,8 +161,11 @@ def _check(path: str, fields: dict[str, Any]) -> None:
         or not 1 <= fields["metric"] <= 3
         or fields["row_bytes"] != identity.stride
     ):
-        raise HeaderCorruptionError(
-            path,
+        return (
             f"dimension {fields['dimension']}, dtype {fields['dtype']}, metric {fields['metric']} and rows of "
-            f"{fields['row_bytes']} bytes contradict each other; restore the file from a backup",
+            f"{fields['row_bytes']} bytes contradict each other"
         )
+    for name, limit in (("redo_lsn", LSN_MAX), ("sequence", SEQUENCE_MAX), ("image_number", SEQUENCE_MAX)):
+        if fields[name] > limit:
+            return f"{name} {fields[name]} is impossible"
+    return None

@@ -20,6 +20,10 @@ _NAME = re.compile(r"image-([0-9a-f]{16})")
 _JOINED_BYTES_MOST = 1 << 20
 
 
+class ShortImageError(ValueError):
+    """An image file is shorter than its slot says."""
+
+
 def image_path(data_dir: str, number: int) -> str:
     """Returns the path of an image file."""
     return f"{data_dir}/image-{number:016x}"
@@ -65,7 +69,7 @@ def read_sections(
     file = disk.open(path, writable=False)
     try:
         if file.size() < image_bytes:
-            raise ValueError(f"{path} has {file.size():,} bytes, the control file names {image_bytes:,}")
+            raise ShortImageError(f"{path} has {file.size():,} bytes, the control file names {image_bytes:,}")
         place = Place(store_id, number, 0, 0)
         while place.offset < image_bytes:
             try:

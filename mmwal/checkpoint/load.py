@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmwal.checkpoint.control import DataControl, DataIdentity, Slot, create_control, open_control
-from mmwal.checkpoint.image import image_path, read_sections
+from mmwal.checkpoint.image import ShortImageError, image_path, read_sections
 from mmwal.config import METRICS
 from mmwal.disk.interface import Disk
 from mmwal.entry import Id
@@ -34,6 +34,7 @@ from mmwal.kernel.interface import DTYPE_CODES
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.state.matrix import MATRIX_NAME, Matrix
 from mmwal.state.state import State, load_state
+from mmwal.verdicts import CHECKPOINT, DIRECTORY, IMAGE, MATRIX, Reached, Verdict
 
 METRIC_CODES: dict[str, int] = {name: code for code, name in enumerate(METRICS, start=1)}  # as `format.control` says
 
@@ -52,7 +53,12 @@ class Loaded:
     control: DataControl
     base_bytes: int
     fell_back: bool = False
-    notes: list[str] = field(default_factory=list)
+    reached: list[Reached] = field(default_factory=list)  # every verdict reached
+
+    @property
+    def notes(self) -> list[str]:
+        """What the report says of damage that cost nothing."""
+        return [str(note) for note in self.reached if note.verdict.noted]
 
     @property
     def redo_lsn(self) -> int:
@@ -78,11 +84,24 @@ class _Content:
     base_bytes: int
 
 
+class _Unusable(ValueError):
+    """What a slot names cannot be used: the verdict, the file, and why."""
+
+    def __init__(self, verdict: Verdict, path: str, problem: str) -> None:
+        super().__init__(problem)
+        self.verdict = verdict
+        self.path = path
+
+
 def create_data(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: int) -> Loaded:
     """Creates matrix and control file of an empty store as of ``redo_lsn``. Durable on return; a crash before leaves
     nothing that `load_checkpoint` takes for a store."""
     matrix = Matrix.create(disk, f"{data_dir}/{MATRIX_NAME}", identity.dimension, identity.dtype)
-    control = create_control(disk, data_dir, identity, redo_lsn)
+    try:
+        control = create_control(disk, data_dir, identity, redo_lsn)
+    except BaseException:
+        matrix.close()
+        raise
     state = State(matrix, applied_lsn=redo_lsn)
     return Loaded(state=state, matrix=matrix, control=control, base_bytes=0)
 
@@ -92,21 +111,24 @@ def load_checkpoint(
     data_dir: str,
     *,
     store_id: bytes | None = None,
+    history_id: bytes | None = None,
     dimension: int | None = None,
     dtype: str | None = None,
     metric: str | None = None,
     writable: bool = True,
+    reached: list[Reached] | None = None,
 ) -> Loaded | None:
     """Returns the newest checkpoint that is whole; None where there is no data yet.
 
     Args:
-        store_id: that of the log; None accepts any.
+        store_id, history_id: those of the log; None accepts any.
         dimension, dtype, metric: as configured, by name; None accepts what is there.
         writable: whether the matrix is opened for writing.
+        reached: where the verdicts go, for whoever wants to see them when it raises, too.
 
     Raises:
         WalConfigError: the store was created with another dimension, dtype or metric.
-        ForeignDirectoryError: the data belongs to another store.
+        ForeignDirectoryError: the data belongs to another store, or another history of it.
         FormatVersionError: a newer mmwal wrote it.
         HeaderCorruptionError: no control slot is valid.
         ConsistencyError: no slot's checkpoint is whole, or the matrix is missing.
@@ -114,29 +136,50 @@ def load_checkpoint(
     control = open_control(disk, data_dir)
     if control is None:
         return None
-    check_identity(control, store_id=store_id, dimension=dimension, dtype=dtype, metric=metric)
-    notes: list[str] = []
+    check_identity(control, store_id=store_id, history_id=history_id, dimension=dimension, dtype=dtype, metric=metric)
+    reached = [] if reached is None else reached
+    reached += control.reached
+    unusable: list[Reached] = []
     for slot in control.slots:
         try:
             content = _content(disk, data_dir, slot)
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.EIO):
-                raise
-            notes.append(f"checkpoint {slot.sequence} cannot be used: {error}")
-            continue
-        if notes:
-            notes.append(f"checkpoint {slot.sequence} is used instead, and more of the log is replayed")
-        return _loaded(disk, data_dir, control.choose(slot), content, notes, writable)
-    raise ConsistencyError(
-        f"{data_dir}/{CONTROL_NAME}",
-        "no checkpoint is whole: " + "; ".join(notes) + ". Restore the named files from a backup of this directory",
+            return _loaded(disk, data_dir, control, slot, content, reached, writable, fell_back=bool(unusable))
+        except _Unusable as error:
+            problem = f"checkpoint {slot.sequence} cannot be used: {error}"
+            unusable.append(Reached(error.verdict, error.path, problem))
+            reached.append(unusable[-1])
+    raise CHECKPOINT.verdict(newer="damaged", older="damaged").mark(
+        ConsistencyError(
+            control.path,
+            f"no checkpoint is whole: {'; '.join(note.detail for note in unusable)}. "
+            "Restore the named files from a backup of this directory",
+        )
     )
+
+
+def _used(data_dir: str, slot: Slot, *, fell_back: bool) -> list[Reached]:
+    """Returns the verdicts on a slot that is used. That the log reaches back so far is for its replay to check."""
+    newer = "damaged" if fell_back else "whole"
+    used = f"checkpoint {slot.sequence} is used instead, and more of the log is replayed"
+    reached = [
+        Reached(
+            CHECKPOINT.verdict(newer=newer, older="whole", log="older"),
+            f"{data_dir}/{CONTROL_NAME}",
+            used if fell_back else "",
+        ),
+        Reached(MATRIX.verdict(file="whole", rows="sound"), f"{data_dir}/{MATRIX_NAME}"),  # rows are not read here
+    ]
+    if slot.image_bytes:
+        image = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="agrees")
+        reached.append(Reached(image, image_path(data_dir, slot.image_number)))
+    return reached
 
 
 def check_identity(
     control: DataControl,
     *,
     store_id: bytes | None = None,
+    history_id: bytes | None = None,
     dimension: int | None = None,
     dtype: str | None = None,
     metric: str | None = None,
@@ -145,10 +188,20 @@ def check_identity(
     `load_checkpoint`."""
     identity = control.identity
     if store_id is not None and store_id != identity.store_id:
-        raise ForeignDirectoryError(
-            control.path,
-            f"belongs to store {identity.store_id.hex()}, the log to {store_id.hex()}; "
-            "give the wal_dir and the data_dir of one store",
+        raise DIRECTORY.verdict(opened="store", log="owned", data="other-store").mark(
+            ForeignDirectoryError(
+                control.path,
+                f"belongs to store {identity.store_id.hex()}, the log to {store_id.hex()}; "
+                "give the wal_dir and the data_dir of one store",
+            )
+        )
+    if history_id is not None and history_id != identity.history_id:
+        raise DIRECTORY.verdict(opened="store", log="owned", data="other-history").mark(
+            ForeignDirectoryError(
+                control.path,
+                f"belongs to history {identity.history_id.hex()} of the store, the log to {history_id.hex()}; "
+                "restore both from one backup",
+            )
         )
     found = {
         "dimension": identity.dimension,
@@ -163,30 +216,53 @@ def check_identity(
 
 
 def _content(disk: Disk, data_dir: str, slot: Slot) -> _Content:
-    """Reads and checks what a slot names. Raises `ValueError`, or `OSError`."""
-    matrix_bytes = _size(disk, f"{data_dir}/{MATRIX_NAME}")
+    """Reads and checks what a slot names. Raises `_Unusable`, or `OSError`."""
+    matrix = f"{data_dir}/{MATRIX_NAME}"
+    matrix_bytes = _size(disk, matrix)
     if slot.rows_high * slot.row_bytes > matrix_bytes:
-        raise ValueError(
-            f"{data_dir}/{MATRIX_NAME} has {matrix_bytes:,} bytes, too few for {slot.rows_high:,} rows of "
-            f"{slot.row_bytes:,}"
+        raise _Unusable(
+            MATRIX.verdict(file="short"),
+            matrix,
+            f"{matrix} has {matrix_bytes:,} bytes, too few for {slot.rows_high:,} rows of {slot.row_bytes:,}",
         )
     path = image_path(data_dir, slot.image_number)
+    sections, base_bytes, last = _sections(disk, data_dir, slot, path)
+    try:
+        for name in ("redo_lsn", "rows_high", "live_rows"):
+            if last[name] != slot.fields[name]:
+                raise ValueError(f"{path} ends with {name} {last[name]}, the control file names {slot.fields[name]}")
+        columns = _merge(sections)
+        _check_columns(path, columns, slot)
+    except ValueError as error:
+        verdict = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="contradicts")
+        raise _Unusable(verdict, path, str(error)) from error
+    return _Content(columns, base_bytes)
+
+
+def _sections(disk: Disk, data_dir: str, slot: Slot, path: str) -> tuple[list[Columns], int, dict[str, int]]:
+    """Reads the image of a slot: its sections, the size of the first, and what the header of the last says."""
     sections: list[Columns] = []
     base_bytes = 0
     last = {"redo_lsn": slot.redo_lsn, "rows_high": 0, "live_rows": 0}  # an empty store has no image
-    if slot.image_bytes:
+    if not slot.image_bytes:
+        return sections, base_bytes, last
+    try:
         for fields, columns in read_sections(
             disk, data_dir, slot.store_id, slot.image_number, slot.image_bytes, slot.image_crc
         ):
             sections.append(columns)
             base_bytes = base_bytes or fields["section_bytes"]
             last = fields
-    for name in ("redo_lsn", "rows_high", "live_rows"):
-        if last[name] != slot.fields[name]:
-            raise ValueError(f"{path} ends with {name} {last[name]}, the control file names {slot.fields[name]}")
-    columns = _merge(sections)
-    _check_columns(path, columns, slot)
-    return _Content(columns, base_bytes)
+    except ShortImageError as error:
+        raise _Unusable(IMAGE.verdict(file="short"), path, str(error)) from error
+    except ValueError as error:
+        raise _Unusable(IMAGE.verdict(file="whole", base="damaged"), path, str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise
+        verdict = IMAGE.verdict(file="missing" if error.errno == errno.ENOENT else "unreadable")
+        raise _Unusable(verdict, path, str(error)) from error
+    return sections, base_bytes, last
 
 
 def _merge(sections: Sequence[Columns]) -> Columns:
@@ -236,11 +312,19 @@ def _check_columns(path: str, columns: Columns, slot: Slot) -> None:
 
 
 def _loaded(
-    disk: Disk, data_dir: str, control: DataControl, content: _Content, notes: list[str], writable: bool
+    disk: Disk,
+    data_dir: str,
+    control: DataControl,
+    slot: Slot,
+    content: _Content,
+    reached: list[Reached],
+    writable: bool,
+    *,
+    fell_back: bool,
 ) -> Loaded:
-    slot, identity, columns = control.current, control.identity, content.columns
-    other = control.other
-    fell_back = bool(notes)
+    """Opens the matrix and fills a state. Raises `_Unusable` for an image with an id in it twice."""
+    identity, columns = control.identity, content.columns
+    other = control.choose(slot).other
     matrix = Matrix.open(
         disk, f"{data_dir}/{MATRIX_NAME}", identity.dimension, identity.dtype, slot.rows_high, writable=writable
     )
@@ -257,18 +341,24 @@ def _loaded(
     )
     if len(state) != len(columns.ids):
         matrix.close()
-        raise ConsistencyError(
-            image_path(data_dir, slot.image_number),
-            "an id stands in it twice; restore it from a backup of this directory",
-        )
+        verdict = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="contradicts")
+        path = image_path(data_dir, slot.image_number)
+        raise _Unusable(verdict, path, f"{path} names an id twice")
     return Loaded(
-        state=state, matrix=matrix, control=control, base_bytes=content.base_bytes, fell_back=fell_back, notes=notes
+        state=state,
+        matrix=matrix,
+        control=control,
+        base_bytes=content.base_bytes,
+        fell_back=fell_back,
+        reached=reached + _used(data_dir, slot, fell_back=fell_back),
     )
 
 
 def _size(disk: Disk, path: str) -> int:
     if not disk.exists(path):
-        raise ConsistencyError(path, "the matrix is missing; restore it from a backup of this directory")
+        raise MATRIX.verdict(file="missing").mark(
+            ConsistencyError(path, "the matrix is missing; restore it from a backup of this directory")
+        )
     file = disk.open(path, writable=False)
     try:
         return file.size()

@@ -1,6 +1,7 @@
 """The `mmwal` command.
 
     app.py        the command line: its commands, and how errors become messages and exit codes
+    verify.py     ``mmwal verify``
     version.py    ``mmwal version``
     demo/         ``mmwal demo``
 

@@ -22,6 +22,7 @@ INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 # Name, module and function of each command. The module is imported when the command is called.
 COMMANDS = {
     "demo": ("mmwal.cli.demo.command", "demo"),
+    "verify": ("mmwal.cli.verify", "verify"),
     "version": ("mmwal.cli.version", "version"),
 }
 

@@ -16,6 +16,7 @@ import errno
 import importlib
 import os
 import stat
+import struct
 import sys
 import threading
 import time
@@ -34,6 +35,8 @@ _sync: Any = None
 with suppress(ImportError):  # there was no C compiler at installation, or this is not Linux
     _sync = importlib.import_module("mmwal.disk._sync")
 
+_GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h: FS_IOC_*, FS_NOCOW_FL
+_FLAGS = struct.Struct("i4x")  # the call is named for a long, and takes an int
 ZERO_STEP_BYTES = 4096  # larger writes would leave large folios in the cache (DESIGN section 3)
 
 
@@ -174,6 +177,7 @@ class PosixDisk:
         file = PosixFile(path, fd)
         with naming(path):
             os.fchmod(fd, FILE_MODE)
+        _write_in_place(fd)
         return file
 
     def open(self, path: str, *, writable: bool) -> PosixFile:
@@ -268,6 +272,20 @@ def _check_directory(path: str) -> None:
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
     raise PermissionError(errno.EACCES, f"user {user} may not write to it; change its mode or its owner", path)
+
+
+def _write_in_place(fd: int) -> None:
+    """Asks btrfs to overwrite an empty file's blocks where they are; other file systems do so, and say they can't.
+
+    Otherwise each store to a page that was synced needs a new block: on a full disk that is a signal.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import fcntl
+
+    with suppress(OSError):
+        (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))
+        fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NO_COPY_ON_WRITE))
 
 
 def _sync_descriptor(fd: int) -> None:

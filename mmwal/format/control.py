@@ -31,6 +31,11 @@ LOG_CONTROL = Layout(
     *_IDENTITY,
     ("segment_bytes", "u64", "segment size, fixed at creation"),
     ("oldest_lsn", "u64", "everything below may be gone"),
+    (
+        "released_lsn",
+        "u64",
+        "entries up to here were released: replay begins behind it; less than oldest_lsn counts as that",
+    ),
     ("durable_lsn", "u64", "everything below was durable when this slot was written"),
     ("incarnation", "u64", "counts the writers that opened the log"),
     ("clean", "u8", "1: closed cleanly, the log ends at end_lsn"),

@@ -176,6 +176,8 @@ def unpack_ids(block: memoryview | bytes, rows: int) -> list[str | int]:
             if size != 8:
                 raise ValueError(f"an int id of {size} bytes")
             ids.append(int.from_bytes(piece, "little", signed=True))
+        elif size > ID_BYTES_MAX:
+            raise ValueError(f"a str id of {size:,} bytes")
         else:
             ids.append(piece.decode())
         at += size

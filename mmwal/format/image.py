@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmwal.entry import Id
-from mmwal.format.frame import ID_IS_INT, align, pack_metadata, unpack_ids, unpack_metadata
+from mmwal.format.frame import ID_BYTES_MAX, ID_IS_INT, align, pack_metadata, unpack_ids, unpack_metadata
 from mmwal.format.layout import Layout
 
 FORMAT_VERSION = 1
@@ -246,7 +246,7 @@ def _unpack_ids(block: memoryview, count: int) -> list[Id]:
         if int(sizes.sum()) == len(blob) and sizes.min() > 0:
             if (table == np.uint32(ID_IS_INT | 8)).all():
                 return np.frombuffer(blob, "<i8").tolist()  # type: ignore[no-any-return]
-            if not (table & np.uint32(ID_IS_INT)).any() and bytes(blob).isascii():
+            if int(table.max()) <= ID_BYTES_MAX and bytes(blob).isascii():
                 return _cut(str(blob, "ascii"), sizes)
     return unpack_ids(block, count)
 

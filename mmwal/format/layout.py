@@ -40,27 +40,25 @@ class Layout:
         self.names = tuple(field.name for field in self.fields)
         self.size = self._struct.size
         self.sealed = self.names[-1] == "crc"
+        self._body = struct.Struct("<" + "".join(field.code for field in self.fields[: -1 if self.sealed else None]))
 
     def pack(self, **values: Any) -> bytes:
         """Packs the record; a sealed one gets its magic and its CRC. Raises `KeyError` for a missing field."""
         if self.magic is not None:
             values["magic"] = self.magic
-        if not self.sealed:
-            return self._struct.pack(*(values[name] for name in self.names))
-        body = self._struct.pack(*(values[name] for name in self.names[:-1]), 0)[:-4]
-        return body + zlib.crc32(body).to_bytes(4, "little")
+        names = self.names[:-1] if self.sealed else self.names
+        body = self._body.pack(*[values[name] for name in names])
+        return body + zlib.crc32(body).to_bytes(4, "little") if self.sealed else body
 
     def unpack(self, buffer: Any, offset: int = 0) -> dict[str, Any] | None:
         """Returns the fields, or `None` where the record is short, has another magic or fails its CRC."""
-        if offset < 0 or len(buffer) - offset < self.size:
+        record = bytes(buffer[offset : offset + self.size]) if offset >= 0 else b""
+        if len(record) < self.size or (self.magic is not None and not record.startswith(self.magic)):
             return None
-        if self.magic is not None and bytes(buffer[offset : offset + len(self.magic)]) != self.magic:
+        values = self._struct.unpack(record)
+        if self.sealed and zlib.crc32(record[:-4]) != values[-1]:
             return None
-        if self.sealed:
-            end = offset + self.size - 4
-            if zlib.crc32(bytes(buffer[offset:end])) != int.from_bytes(buffer[end : end + 4], "little"):
-                return None
-        return dict(zip(self.names, self._struct.unpack_from(buffer, offset), strict=True))
+        return dict(zip(self.names, values, strict=True))
 
     def offset_of(self, name: str) -> int:
         """Returns the byte offset of a field."""

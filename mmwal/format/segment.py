@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from mmwal.format.frame import ALIGNMENT
 from mmwal.format.layout import Layout
 
 FORMAT_VERSION = 1
@@ -24,6 +25,7 @@ FOOTER_BYTES = SECTOR_BYTES
 SEGMENT_BYTES_MIN = 4 * PAGE_BYTES
 SEGMENT_BYTES_MAX = 1 << 30
 NO_SEGMENT = (1 << 64) - 1
+LSN_MAX = 1 << 62  # no byte of a log is at or above this position
 
 SEGMENT_HEADER = Layout(
     "Segment header",
@@ -79,6 +81,13 @@ def data_start(number: int, segment_bytes: int) -> int:
 def data_end(number: int, segment_bytes: int) -> int:
     """Returns the position where a segment's frames end."""
     return (number + 1) * segment_bytes - FOOTER_BYTES
+
+
+def is_position(lsn: int, segment_bytes: int) -> bool:
+    """Returns whether a frame can begin or end at a position."""
+    number = (lsn - 1) // segment_bytes
+    inside = data_start(number, segment_bytes) <= lsn <= data_end(number, segment_bytes)
+    return inside and lsn % ALIGNMENT == 0 and 0 < lsn < LSN_MAX
 
 
 def frame_bytes_max(segment_bytes: int) -> int:

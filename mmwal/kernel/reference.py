@@ -34,6 +34,7 @@ from mmwal.format.frame import (
 from mmwal.format.segment import (
     DATA_OFFSET,
     FOOTER_BYTES,
+    LSN_MAX,
     PAGE_BYTES,
     SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
@@ -62,7 +63,6 @@ from mmwal.kernel.interface import (
 
 NAME = "py"
 
-LSN_MAX = 1 << 62
 FIND_BUDGET = 8  # find_frame checksums at most this many times its range
 _CODES = {"f": 1, "e": 2, "b": 3}  # buffer format -> dtype code
 _SIZES = {0: 0, 1: 4, 2: 2, 3: 1}

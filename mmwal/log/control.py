@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmwal.disk.interface import Disk
-from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
-from mmwal.format.control import LOG_CONTROL, SLOT_OFFSETS, read_slots
-from mmwal.format.segment import FORMAT_VERSION, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, data_start
+from mmwal.format.control import LOG_CONTROL
+from mmwal.format.segment import (
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+    data_end,
+    data_start,
+    is_position,
+)
 from mmwal.kernel.interface import DTYPES
-from mmwal.log.control_file import CONTROL_NAME, publish_control, read_control, store_slot
+from mmwal.log.control_file import CONTROL_NAME, judge_slots, publish_control, read_control, store_slot
+from mmwal.verdicts import Reached
 
 METRIC_MAX = 3
+DIMENSION_MAX = (1 << 31) - 1
+INCARNATION_MAX = (1 << 32) - 2  # the high half of a transaction's number, of the writer to come too
+SEQUENCE_MAX = 1 << 63  # no log gets so far; room to count on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +50,12 @@ class LogIdentity:
 class LogControl:
     """The two slots of ``wal_dir/control``. Single-threaded: the keeper writes, open and close do before and after."""
 
-    def __init__(self, disk: Disk, path: str, slot: int, fields: dict[str, Any]) -> None:
+    def __init__(
+        self, disk: Disk, path: str, slot: int, fields: dict[str, Any], reached: list[Reached] | None = None
+    ) -> None:
         self._disk = disk
         self.path = path
+        self.reached = reached or []
         self._slot = slot
         self._fields = fields
         self.identity = LogIdentity(**{name: fields[name] for name in LogIdentity.__dataclass_fields__})
@@ -49,6 +63,11 @@ class LogControl:
     @property
     def oldest_lsn(self) -> int:
         return int(self._fields["oldest_lsn"])
+
+    @property
+    def released_lsn(self) -> int:
+        """Where replay begins: above `oldest_lsn` where a transaction that ends behind it begins below."""
+        return max(int(self._fields["released_lsn"]), self.oldest_lsn)
 
     @property
     def durable_lsn(self) -> int:
@@ -96,6 +115,7 @@ def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogContro
         "features_required": 0,
         "sequence": 1,
         "oldest_lsn": data_start(0, identity.segment_bytes),
+        "released_lsn": data_start(0, identity.segment_bytes),
         "durable_lsn": data_start(0, identity.segment_bytes),
         "incarnation": 0,
         "clean": 0,
@@ -108,33 +128,44 @@ def create_control(disk: Disk, wal_dir: str, identity: LogIdentity) -> LogContro
 def open_control(disk: Disk, wal_dir: str) -> LogControl | None:
     """Reads the control file; None where there is none.
 
-    Raises `HeaderCorruptionError` when no slot is valid, `FormatVersionError` when a newer mmwal wrote it.
+    Raises what `judge_slots` raises.
     """
     path = f"{wal_dir}/{CONTROL_NAME}"
     content = read_control(disk, path)
     if content is None:
         return None
-    slots = read_slots(LOG_CONTROL, content)
-    if not slots:
-        raise _unreadable(path, content)
+    slots, reached = judge_slots(LOG_CONTROL, path, content, _contradiction, tuple(LogIdentity.__dataclass_fields__))
     slot, fields = slots[0]
-    _check(path, fields)
-    return LogControl(disk, path, slot, fields)
+    return LogControl(disk, path, slot, fields, reached)
 
 
-def _unreadable(path: str, content: bytes) -> Exception:
-    if all(content[offset : offset + 8] != LOG_CONTROL.magic for offset in SLOT_OFFSETS) and any(content):
-        return ForeignDirectoryError(path, "is not an mmwal control file; choose another directory")
-    return HeaderCorruptionError(
-        path, "both slots of the control file are damaged; restore it from a backup of this directory"
-    )
-
-
-def _check(path: str, fields: dict[str, Any]) -> None:
-    if fields["version"] > FORMAT_VERSION or fields["features_required"]:
-        raise FormatVersionError(path, fields["version"], FORMAT_VERSION)
+def _contradiction(fields: dict[str, Any]) -> str | None:
+    """Returns what is impossible in a slot."""
     if fields["dtype"] not in DTYPES or not 1 <= fields["metric"] <= METRIC_MAX:
-        raise HeaderCorruptionError(path, "its dtype or metric is unknown; restore the file from a backup")
+        return "its dtype or metric is unknown"
     size = fields["segment_bytes"]
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX or size % PAGE_BYTES:
-        raise HeaderCorruptionError(path, f"segment size {size} is impossible; restore the file from a backup")
+        return f"segment size {size} is impossible"
+    for name, limit in (("dimension", DIMENSION_MAX), ("incarnation", INCARNATION_MAX), ("sequence", SEQUENCE_MAX)):
+        if fields[name] > limit:
+            return f"{name} {fields[name]} is impossible"
+    if fields["clean"] > 1 or fields["owned"] > 1:
+        return f"marks {fields['clean']} and {fields['owned']} are impossible"
+    return _impossible_position(fields, size)
+
+
+def _impossible_position(fields: dict[str, Any], size: int) -> str | None:
+    for name in ("durable_lsn", "end_lsn") if fields["clean"] else ("durable_lsn",):
+        lsn = fields[name]
+        if not is_position(lsn, size):
+            return f"{name} {lsn} is no place where an entry ends"
+        for least in ("oldest_lsn", "released_lsn"):
+            if fields[least] > _next_start(lsn, size):
+                return f"{name} {lsn} lies below {least} {fields[least]}"
+    return None
+
+
+def _next_start(lsn: int, size: int) -> int:
+    """Returns where the frame behind a position begins."""
+    number = (lsn - 1) // size
+    return data_start(number + 1, size) if lsn == data_end(number, size) else lsn

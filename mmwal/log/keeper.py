@@ -7,6 +7,7 @@ One worker runs `step`; so does nobody else. Invariants:
 * A segment is attached only with durable blocks, header and name, and only while the live bytes stay within budget.
 * Footer, then link, each durable, in the order of the log; only after every frame below is durable.
 * The control file says durably that segments may be gone before the first of them is touched; the oldest goes first.
+* No transaction is cut in two, whoever wrote it: what ends behind the released LSN is kept from its first frame on.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mmwal.disk.interface import Disk, Worker
-from mmwal.format.segment import data_end
+from mmwal.errors import DamageError
+from mmwal.format.frame import ALIGNMENT, COMMIT, LENGTH_MASK, Kind
+from mmwal.format.segment import data_end, data_start
 from mmwal.kernel.interface import RING_SLOTS
 from mmwal.log.control import LogControl
+from mmwal.log.reader import read_extents
 from mmwal.log.segment import Predecessor, Segment, prepare_segment, segment_name, spare_name
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ class Keeper:
         spares: list[str],
         runway_segments: int,
         live_bytes_max: int,
+        inherited_end_lsn: int,
         on_failure: Callable[[OSError], None],
     ) -> None:
         self._disk = disk
@@ -57,6 +62,7 @@ class Keeper:
         self._segment_bytes = control.identity.segment_bytes
         self._runway_segments = runway_segments
         self.live_bytes_max = live_bytes_max
+        self._inherited_end_lsn = inherited_end_lsn  # of transactions of earlier processes; 0: there are none to mind
         self._on_failure = on_failure
         self._attached = (
             attached  # the keeper writes, appenders and the gate read; a dict item is set or deleted at once
@@ -64,9 +70,10 @@ class Keeper:
         self._populated = max(attached)
         self._spares = spares
         self.sealed = sealed
-        self.released_lsn = control.oldest_lsn  # release() writes, the keeper reads; only grows
+        self.released_lsn = control.released_lsn  # release() writes, the keeper reads; only grows
         # Appenders write, the keeper reads and deletes: number -> where it begins or less, its LSN (0: still open).
         self.transactions: dict[int, tuple[int, int]] = {}
+        self.idle_lsn = 0  # of the last idle mark, durable; the sync worker writes, the keeper reads
         self.on_pressure: Callable[[], None] = lambda: None
         self.changed = disk.condition()
         self.attempts = 0
@@ -80,6 +87,7 @@ class Keeper:
         try:
             self.seal_behind()
             self._retire()
+            self._note_idle()
             self._extend_ahead()
             self.full = None
         except OSError as error:
@@ -123,12 +131,15 @@ class Keeper:
 
     def _retire(self) -> None:
         durable_lsn = self._cursor.durable
-        oldest_lsn = self._oldest_needed(min(self.released_lsn, durable_lsn))  # never behind the log's durable end
+        released_lsn = min(self.released_lsn, durable_lsn)  # never behind the log's durable end
+        if self.sealed and self.sealed[0] < max(released_lsn - 1, 0) // self._segment_bytes:
+            self._recall_transactions(released_lsn)
+        oldest_lsn = self._oldest_needed(released_lsn)
         floor = max(oldest_lsn - 1, 0) // self._segment_bytes
         unneeded = [number for number in self.sealed if number < floor]
         if not unneeded:
             return
-        self._control.write_both(oldest_lsn=oldest_lsn, durable_lsn=durable_lsn)
+        self._control.write_both(oldest_lsn=oldest_lsn, released_lsn=released_lsn, durable_lsn=durable_lsn)
         readers = self._disk.has_readers(self._control.path)
         for number in unneeded:
             path = f"{self._wal_dir}/{segment_name(number)}"
@@ -140,6 +151,29 @@ class Keeper:
                 self._spares.append(spare)
             self.sealed.remove(number)
         self._disk.sync_directory(self._wal_dir)
+
+    def _note_idle(self) -> None:
+        """Notes in the control file, too, how far the log was durable when a burst ended: damage that takes the end of
+        the log takes the mark that stands there as well. In both slots, since sectors may be swapped."""
+        if self.idle_lsn > self._control.durable_lsn:
+            self._control.write_both(durable_lsn=self.idle_lsn)
+
+    def _recall_transactions(self, lsn: int) -> None:
+        """Learns, once, of the transactions of earlier processes that end behind ``lsn``."""
+        end_lsn, oldest_lsn, size = self._inherited_end_lsn, self._control.oldest_lsn, self._segment_bytes
+        if lsn < end_lsn:
+            start_lsn = data_start((lsn - 1) // size, size)
+            identity = self._control.identity
+            try:
+                for extent in read_extents(self._disk, self._kernel, self._wal_dir, identity, start_lsn, end_lsn):
+                    for frame in extent.frames[extent.frames["kind"] == Kind.COMMIT]:
+                        fields = COMMIT.unpack(extent.blocks(frame)[0])
+                        commit_lsn = int(frame["start_lsn"]) + (int(frame["commit"]) & LENGTH_MASK) * ALIGNMENT
+                        first_lsn = fields["first_lsn"] if fields else oldest_lsn
+                        self.transactions[int(frame["txn"])] = first_lsn, commit_lsn
+            except DamageError:  # reading will say so; until it is released as a whole, nothing of it goes
+                self.transactions[0] = oldest_lsn, end_lsn
+        self._inherited_end_lsn = 0
 
     def _oldest_needed(self, lsn: int) -> int:
         """Returns ``lsn``, or less: where the first transaction begins of those that end behind it."""

@@ -155,6 +155,7 @@ class Log:
             spares=tail.spares,
             runway_segments=runway_segments,
             live_bytes_max=live_bytes_max,
+            inherited_end_lsn=0 if owned else tail.end_lsn,  # a store logs whole transactions, behind its lock
             on_failure=self.poison,
         )
         self.segment_end_lsn = (segment.number + 1) * self.segment_bytes  # appenders read; crossing it wakes the keeper
@@ -162,8 +163,14 @@ class Log:
         self._idle_lsn = self._seen_lsn = self.cursor.published  # of the last idle mark; when it was last seen to move
         self._seen_ns = 0
         self._words[ATTENTION // 8] = 1
-        self.keeper.worker = disk.start_worker("keeper", self.keeper.step)
-        self._syncer: Worker = disk.start_worker("sync", self._sync_step)
+        try:
+            self.keeper.worker = disk.start_worker("keeper", self.keeper.step)
+            self._syncer: Worker = disk.start_worker("sync", self._sync_step)
+        except BaseException:  # a limit on threads; nobody may work on once the lock is free
+            if self.keeper.worker is not None:
+                self.keeper.worker.stop()
+            self._forget_fork()
+            raise
 
     # -- append ---------------------------------------------------------------------------------------------------
 
@@ -198,11 +205,12 @@ class Log:
         spans[txn] = (self.cursor.published, 0)
         try:
             for kind, dtype, rows, payload, ids, metadata in frames:
+                attached = self._attached.copy()
                 lsn = self.append_frame(kind, dtype, rows, txn, payload, ids, metadata)
                 start = lsn - align(HEADER_BYTES + sum(map(_size, (payload, ids, metadata))))
                 first_lsn = first_lsn or start
                 rows_total += rows
-                members_crc = zlib.crc32(self._checksum_at(start), members_crc)
+                members_crc = zlib.crc32(self._checksum_at(start, attached), members_crc)
             content = COMMIT.pack(first_lsn=first_lsn, rows=rows_total, members_crc=members_crc, reserved=0)
             lsn = self.append_frame(Kind.COMMIT, 0, len(frames), txn, content)
         except BaseException:
@@ -361,6 +369,8 @@ class Log:
             return
         self._idle_lsn = abs(mark)
         self.gate.sync(self._idle_lsn)
+        self.keeper.idle_lsn = self._idle_lsn
+        self.wake_keeper()
 
     def _fall_asleep(self) -> float | None:
         self._words[ATTENTION // 8] = 1
@@ -444,7 +454,7 @@ class Log:
         try:
             self.gate.sync(end_lsn)
             self.keeper.seal_behind()
-            self.control.write(clean=1, end_lsn=end_lsn, durable_lsn=end_lsn)
+            self.control.write_both(clean=1, end_lsn=end_lsn, durable_lsn=end_lsn)
         except OSError as error:
             self.poison(error)
 
@@ -491,8 +501,12 @@ class Log:
     def _forked(self) -> None:
         self._block[STATE + 2] = 1
 
-    def _checksum_at(self, start_lsn: int) -> bytes:
+    def _checksum_at(self, start_lsn: int, attached: dict[int, Segment]) -> bytes:
+        """Returns the checksum of a frame, from the mapping unless the segment came and went during the append."""
         number, offset = divmod(start_lsn, self.segment_bytes)
+        segment = self._attached.get(number) or attached.get(number)
+        if segment is not None:
+            return bytes(segment.view[offset + 8 : offset + 12])
         file = self._disk.open(f"{self.wal_dir}/{segment_name(number)}", writable=False)
         try:
             return file.read(offset + 8, 4)

@@ -36,6 +36,7 @@ from mmwal.kernel.interface import DTYPES
 from mmwal.log.control import LogIdentity
 from mmwal.log.scan import Frames, scan_frames
 from mmwal.log.segment import SegmentInfo, inspect_segment, segment_name
+from mmwal.verdicts import ENTRY
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -71,9 +72,11 @@ class Extent:
 
     def blocks(self, frame: np.void) -> tuple[memoryview, memoryview, memoryview]:
         """Returns the payload, the block of ids and the block of metadata of a frame, as views."""
-        at = self.offset_of(frame) + HEADER_BYTES
-        cuts = np.cumsum([at, frame["vector_bytes"], frame["id_bytes"], frame["meta_bytes"]]).tolist()
-        return self.view[cuts[0] : cuts[1]], self.view[cuts[1] : cuts[2]], self.view[cuts[2] : cuts[3]]
+        payload_at = self.offset_of(frame) + HEADER_BYTES
+        ids_at = payload_at + int(frame["vector_bytes"])
+        metadata_at = ids_at + int(frame["id_bytes"])
+        end = metadata_at + int(frame["meta_bytes"])
+        return self.view[payload_at:ids_at], self.view[ids_at:metadata_at], self.view[metadata_at:end]
 
 
 def read_extents(
@@ -96,12 +99,14 @@ def read_extents(
             yield read_extent(disk, kernel, info, position, stop)
 
 
-def read_extent(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int, end_lsn: int) -> Extent:
+def read_extent(
+    disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int, end_lsn: int, *, verify: bool = True
+) -> Extent:
     """Returns the verified frames of one segment, from a frame's position to where its frames end.
 
-    Raises `WalCorruptionError`.
+    With ``verify=False`` their places and lengths are checked, not their checksums. Raises `WalCorruptionError`.
     """
-    return verified_extent(kernel, info, map_segment(disk, info), start_lsn, end_lsn)
+    return verified_extent(kernel, info, map_segment(disk, info), start_lsn, end_lsn, verify=verify)
 
 
 def map_segment(disk: Disk, info: SegmentInfo) -> memoryview:
@@ -113,15 +118,19 @@ def map_segment(disk: Disk, info: SegmentInfo) -> memoryview:
         file.close()
 
 
-def verified_extent(kernel: Kernel, info: SegmentInfo, view: memoryview, start_lsn: int, end_lsn: int) -> Extent:
+def verified_extent(
+    kernel: Kernel, info: SegmentInfo, view: memoryview, start_lsn: int, end_lsn: int, *, verify: bool = True
+) -> Extent:
     """As `read_extent`, of a segment that is mapped."""
-    frames, stop, _ = scan_frames(kernel, view, info.base_lsn, info.salt, start_lsn, end_lsn)
+    frames, stop, _ = scan_frames(kernel, view, info.base_lsn, info.salt, start_lsn, end_lsn, verify=verify)
     if stop != end_lsn:
-        raise WalCorruptionError(
-            info.path,
-            f"a damaged entry before the end of the log at LSN {end_lsn}; restore the file from a backup",
-            offset=stop - info.base_lsn,
-            lsn=stop,
+        raise ENTRY.verdict(checksum="damaged").mark(
+            WalCorruptionError(
+                info.path,
+                f"a damaged entry before the end of the log at LSN {end_lsn}; restore the file from a backup",
+                offset=stop - info.base_lsn,
+                lsn=stop,
+            )
         )
     return Extent(info.path, info.base_lsn, view, frames)
 
@@ -139,7 +148,7 @@ def read_entries(
     """Yields the entries whose LSN lies in (start_lsn, until_lsn], in the order in which they count.
 
     ``start_lsn`` None means from the oldest, ``until_lsn`` None to ``end_lsn``, which is the end of a frame.
-    ``leave_out_cut``: transactions that begin below ``oldest_lsn`` are not refused, but left out.
+    ``leave_out_cut``: transactions that begin below ``oldest_lsn`` are not read from there, but left out.
     Raises `LsnUnavailableError` and what ``extents`` raises, such as `read_extents`.
     """
     size = identity.segment_bytes
@@ -216,13 +225,17 @@ def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity
             return WalEntry.Commit(fields["first_lsn"], fields["rows"], **where)
         ids = unpack_ids(ids_block, rows)
         vectors = decode_vectors(payload, int(frame["dtype"]), rows)
+        if vectors is None and kind in (Kind.INSERT, Kind.UPSERT):
+            raise ValueError("rows without vectors")
         metadata = [decode_metadata(item) for item in unpack_metadata(metadata_block, rows)]
     except ValueError as error:
-        raise WalCorruptionError(
-            extent.path,
-            f"an entry contradicts itself ({error}); it was not written by mmwal",
-            offset=extent.offset_of(frame),
-            lsn=lsn,
+        raise ENTRY.verdict(checksum="sound", content="contradicts").mark(
+            WalCorruptionError(
+                extent.path,
+                f"an entry contradicts itself ({error}); it was not written by mmwal",
+                offset=extent.offset_of(frame),
+                lsn=lsn,
+            )
         ) from error
     if rows != 1:
         said = metadata if any(item is not None for item in metadata) else None

@@ -43,7 +43,7 @@ def scan_frames(
 
 def find_frames(kernel: Kernel, view: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: int) -> Frames:
     """Returns the headers of all valid frames in a range of which some bytes are not frames: the look-ahead."""
-    parts: list[Frames] = [np.empty(0, dtype=FRAME_DTYPE)]
+    parts: list[Frames] = []
     while start_lsn < end_lsn:
         found = kernel.find_frame(view, base_lsn, salt, start_lsn, end_lsn)
         if found < 0:
@@ -53,4 +53,4 @@ def find_frames(kernel: Kernel, view: Any, base_lsn: int, salt: int, start_lsn: 
         if reason == SCAN_END:
             break
         start_lsn += HEADER_BYTES
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty(0, dtype=FRAME_DTYPE)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmwal.disk.interface import Disk, File, Mapping
-from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError
-from mmwal.format.frame import ROW_KINDS, Kind
+from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError, OpenError
+from mmwal.format.frame import ALIGNMENT, ROW_KINDS, Kind
 from mmwal.format.segment import (
     CHECKSUM_CRC32,
     DATA_OFFSET,
@@ -28,18 +28,22 @@ from mmwal.format.segment import (
     LINK,
     LINK_OFFSET,
     NO_SEGMENT,
+    PAGE_BYTES,
     SECTOR_BYTES,
     SEGMENT_HEADER,
     data_end,
     data_start,
 )
 from mmwal.log.control import LogIdentity
+from mmwal.log.control_file import open_to_read
 from mmwal.log.scan import Frames, scan_frames
+from mmwal.verdicts import HEADER, Verdict
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
 _SEGMENT_NAME = re.compile(r"segment-([0-9a-f]{16})\.wal")
+_HAS_ROWS = np.array([kind in ROW_KINDS for kind in range(256)])
 _SPARE_NAME = re.compile(r"spare-[0-9a-f]{16}\.wal")
 
 
@@ -179,10 +183,10 @@ def _link(number: int, salt: int, previous: Predecessor) -> bytes:
 
 
 def _footer(number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn: int) -> tuple[bytes, Predecessor]:
-    rows = frames["rows"][np.isin(frames["kind"], list(ROW_KINDS))]
-    times = frames["time_ns"]
-    members = set(frames["txn"].tolist()) - {0}
-    ended = set(frames["txn"][frames["kind"] == Kind.COMMIT].tolist())
+    kinds, txns, times = frames["kind"], frames["txn"], frames["time_ns"]
+    open_transactions = set(txns.tolist()) - {0}
+    if open_transactions:
+        open_transactions -= set(txns[kinds == Kind.COMMIT].tolist())
     last_crc = int(frames["frame_crc"][-1]) if len(frames) else 0
     content = FOOTER.pack(
         number=number,
@@ -190,10 +194,10 @@ def _footer(number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn:
         first_lsn=data_start(number, segment_bytes),
         end_lsn=end_lsn,
         frames=len(frames),
-        entries=int(rows.sum()),
+        entries=int(frames["rows"][_HAS_ROWS[kinds]].sum()),
         time_least_ns=int(times.min()) if len(frames) else 0,
         time_greatest_ns=int(times.max()) if len(frames) else 0,
-        open_transactions=len(members - ended),
+        open_transactions=len(open_transactions),
         last_crc=last_crc,
     )
     return content, Predecessor(number, end_lsn, last_crc)
@@ -211,6 +215,12 @@ class SegmentInfo:
     header_copies: int
     footer: dict[str, Any] | None
     link: dict[str, Any] | None
+
+    @property
+    def header(self) -> Verdict:
+        """The row of the table of verdicts that let it be read."""
+        second = "sound" if self.header_copies == 2 else "damaged"
+        return HEADER.verdict(first="sound", second=second, agree="yes", file="whole", where="needed")
 
     @property
     def base_lsn(self) -> int:
@@ -248,18 +258,20 @@ class SegmentInfo:
         return replace(self, footer={"end_lsn": link["previous_end_lsn"], "last_crc": link["previous_last_crc"]})
 
 
-def inspect_segment(disk: Disk, wal_dir: str, identity: LogIdentity, number: int) -> SegmentInfo | None:
-    """Reads the fixed places of a segment; None for a file that never was one (all zero where a header would be).
+def inspect_segment(
+    disk: Disk, wal_dir: str, identity: LogIdentity, number: int, *, released: bool = False
+) -> SegmentInfo | None:
+    """Reads the fixed places of a segment; None for a file that never was one (all zero where a header would be), and
+    for one that is ``released``, however damaged.
 
-    Raises `HeaderCorruptionError` (both copies damaged, another number, a file that is too short),
-    `ForeignDirectoryError` (another store's) or `FormatVersionError`.
+    Raises `HeaderCorruptionError`, `ForeignDirectoryError` or `FormatVersionError`, as the table of verdicts says.
     """
-    return inspect_file(disk, f"{wal_dir}/{segment_name(number)}", identity, number)
+    return inspect_file(disk, f"{wal_dir}/{segment_name(number)}", identity, number, released=released)
 
 
 def identify_file(disk: Disk, path: str) -> tuple[LogIdentity, int]:
     """Returns what a segment file alone says of its log, and its number. Raises `HeaderCorruptionError`."""
-    file = disk.open(path, writable=False)
+    file = open_to_read(disk, path, "segment")
     try:
         head = file.read(0, DATA_OFFSET)
     finally:
@@ -273,52 +285,162 @@ def identify_file(disk: Disk, path: str) -> tuple[LogIdentity, int]:
     )
 
 
-def inspect_file(disk: Disk, path: str, identity: LogIdentity, number: int) -> SegmentInfo | None:
+def inspect_file(
+    disk: Disk, path: str, identity: LogIdentity, number: int, *, released: bool = False
+) -> SegmentInfo | None:
     """As `inspect_segment`, wherever the file is."""
     size = identity.segment_bytes
-    file = disk.open(path, writable=False)
+    file = open_to_read(disk, path, "segment")
     try:
         head = file.read(0, DATA_OFFSET)
         tail = file.read(size - FOOTER_BYTES, FOOTER_BYTES)
     finally:
         file.close()
-    copies = [fields for offset in HEADER_OFFSETS if (fields := SEGMENT_HEADER.unpack(head, offset))]
-    if not copies:
-        if not any(head):
-            return None
-        raise HeaderCorruptionError(
-            path, "both copies of the segment header are damaged; restore the file from a backup", offset=0
-        )
-    header = copies[0]
-    if header["version"] > FORMAT_VERSION or header["features_required"]:
-        raise FormatVersionError(path, header["version"], FORMAT_VERSION)
-    if header["store_id"] != identity.store_id:
-        raise ForeignDirectoryError(path, "belongs to another store; move the file out of this directory")
-    if header["number"] != number or header["segment_bytes"] != size:
-        raise HeaderCorruptionError(
-            path,
-            f"its header says segment {header['number']} of {header['segment_bytes']:,} bytes, its name and the log "
-            f"say segment {number} of {size:,}; restore the file from a backup",
-            offset=0,
-        )
-    if len(tail) < FOOTER_BYTES:
-        raise HeaderCorruptionError(
-            path, f"the file is shorter than the {size:,} bytes that its header says; restore it from a backup"
-        )
-    bound = (number, header["salt"])
+    copies = [SEGMENT_HEADER.unpack(head, offset) for offset in HEADER_OFFSETS]
+    first, second = _copy_states(copies, head, identity, number)
+    verdict = HEADER.verdict(
+        first=first,
+        second=second,
+        agree="no" if first == second == "sound" and copies[0] != copies[1] else "yes",
+        file="whole" if len(tail) == FOOTER_BYTES else "short",
+        where="released" if released else "needed",
+    )
+    if verdict.error is not None:
+        raise verdict.mark(_refusal(verdict.label, path, identity, number, copies, head))
+    if verdict.label not in ("header-sound", "header-one-lost"):
+        return None
+    header = copies[0] or copies[1]
+    assert header is not None
     footer, link = FOOTER.unpack(tail), LINK.unpack(head, LINK_OFFSET)
-    if footer and not data_start(number, size) <= footer["end_lsn"] <= data_end(number, size):
-        footer = None
     return SegmentInfo(
         path=path,
         number=number,
         salt=header["salt"],
         history_id=header["history_id"],
         segment_bytes=size,
-        header_copies=len(copies),
-        footer=footer if footer and (footer["number"], footer["salt"]) == bound else None,
-        link=link if link and (link["number"], link["salt"]) == bound else None,
+        header_copies=2 if verdict.label == "header-sound" else 1,
+        footer=footer if footer and _is_footer_of(footer, number, header["salt"], size) else None,
+        link=link if link and _is_link_of(link, number, header["salt"], size) else None,
     )
+
+
+def inspect_without_header(disk: Disk, wal_dir: str, identity: LogIdentity, number: int) -> SegmentInfo | None:
+    """Returns a segment both of whose headers are lost, as its link or its footer alone tell its salt; None where
+    neither does. Only its frames can prove that it is this log's."""
+    path, size = f"{wal_dir}/{segment_name(number)}", identity.segment_bytes
+    file = open_to_read(disk, path, "segment")
+    try:
+        link = LINK.unpack(file.read(LINK_OFFSET, SECTOR_BYTES))
+        footer = FOOTER.unpack(file.read(size - FOOTER_BYTES, FOOTER_BYTES))
+        whole = file.size() >= size
+    finally:
+        file.close()
+    salts = [fields["salt"] for fields in (link, footer) if fields is not None and fields["number"] == number]
+    if not salts or not whole:
+        return None
+    return SegmentInfo(
+        path=path,
+        number=number,
+        salt=salts[0],
+        history_id=identity.history_id,
+        segment_bytes=size,
+        header_copies=0,
+        footer=footer if footer and _is_footer_of(footer, number, salts[0], size) else None,
+        link=link if link and _is_link_of(link, number, salts[0], size) else None,
+    )
+
+
+def _copy_states(
+    copies: list[dict[str, Any] | None], head: bytes, identity: LogIdentity, number: int
+) -> tuple[str, ...]:
+    """Returns what each copy of a header is, in the words of the table of verdicts."""
+    pages = [head[offset : offset + PAGE_BYTES] for offset in HEADER_OFFSETS]
+    none_sound = not any(copies)
+    return tuple(
+        _copy_state(fields, identity, number) if fields else _broken_state(page, none_sound)
+        for fields, page in zip(copies, pages, strict=True)
+    )
+
+
+def _copy_state(fields: dict[str, Any], identity: LogIdentity, number: int) -> str:
+    if fields["version"] > FORMAT_VERSION or fields["features_required"]:
+        return "newer"
+    if fields["store_id"] != identity.store_id:
+        return "foreign"
+    if fields["history_id"] != identity.history_id:
+        return "history"
+    size = identity.segment_bytes
+    found = (fields["number"], fields["segment_bytes"], fields["base_lsn"])
+    return "sound" if found == (number, size, number * size) else "misplaced"
+
+
+def _broken_state(page: bytes, none_sound: bool) -> str:
+    if page == bytes(len(page)):
+        return "blank"
+    return "newer" if none_sound and _unknown_version(page) else "damaged"
+
+
+def _unknown_version(page: bytes) -> int:
+    """Returns the version of a header whose layout only a newer mmwal knows; 0 for anything else."""
+    version = int.from_bytes(page[8:10], "little") if page.startswith(SEGMENT_HEADER.magic or b"") else 0
+    return version if version > FORMAT_VERSION else 0
+
+
+def _refusal(
+    label: str,
+    path: str,
+    identity: LogIdentity,
+    number: int,
+    copies: list[dict[str, Any] | None],
+    head: bytes,
+) -> OpenError:
+    """Returns the error that a verdict on a header asks for."""
+    size = identity.segment_bytes
+    match label:
+        case "header-newer":
+            found = [fields["version"] for fields in copies if fields] or [
+                _unknown_version(head[offset : offset + PAGE_BYTES]) for offset in HEADER_OFFSETS
+            ]
+            return FormatVersionError(path, max(found), FORMAT_VERSION)
+        case "header-foreign":
+            return ForeignDirectoryError(path, "belongs to another store; move the file out of this directory")
+        case "header-history":
+            return ForeignDirectoryError(
+                path, "belongs to another history of this store; move the file out of this directory"
+            )
+        case "header-short":
+            return HeaderCorruptionError(
+                path, f"the file is shorter than the {size:,} bytes that its header says; restore it from a backup"
+            )
+        case "header-misplaced":
+            other = next(fields for fields in copies if fields and _copy_state(fields, identity, number) == "misplaced")
+            problem = (
+                f"its header says segment {other['number']} of {other['segment_bytes']:,} bytes from LSN "
+                f"{other['base_lsn']}, its name and the log say segment {number} of {size:,} from {number * size}"
+            )
+        case "header-contradicts":
+            problem = "the two copies of the segment header contradict each other"
+        case _:
+            problem = "both copies of the segment header are damaged"
+    return HeaderCorruptionError(path, f"{problem}; restore the file from a backup", offset=0)
+
+
+def _is_footer_of(footer: dict[str, Any], number: int, salt: int, size: int) -> bool:
+    """Returns whether a footer belongs to this life of a segment and names an end in it."""
+    start, end = data_start(number, size), int(footer["end_lsn"])
+    bound = (footer["number"], footer["salt"], footer["first_lsn"]) == (number, salt, start)
+    return bound and start <= end <= data_end(number, size) and (end - start) % ALIGNMENT == 0
+
+
+def _is_link_of(link: dict[str, Any], number: int, salt: int, size: int) -> bool:
+    """Returns whether a link belongs to this life of a segment and names an end in the one before."""
+    if (link["number"], link["salt"]) != (number, salt):
+        return False
+    if link["previous_number"] == NO_SEGMENT:
+        return True
+    start, end = data_start(number - 1, size), int(link["previous_end_lsn"])
+    inside = start <= end <= data_end(number - 1, size) and (end - start) % ALIGNMENT == 0
+    return int(link["previous_number"]) == number - 1 and inside
 
 
 def open_segment(disk: Disk, info: SegmentInfo) -> Segment:

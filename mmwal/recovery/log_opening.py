@@ -24,8 +24,9 @@ from mmwal.errors import (
 from mmwal.kernel.interface import DTYPE_CODES
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
 from mmwal.log.keeper import NO_SPACE
-from mmwal.log.log import Log
+from mmwal.log.log import Log, Tail
 from mmwal.recovery.tail import Survey, repair, survey
+from mmwal.verdicts import DIRECTORY, Reached
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -77,14 +78,19 @@ def open_identity(disk: Disk, config: WalConfig, wal_dir: str) -> LogControl:
     if control is None:
         segments = [name for name in disk.list_directory(wal_dir) if name.startswith("segment-")]
         if segments:
-            raise ForeignDirectoryError(
-                f"{wal_dir}/{segments[0]}",
-                "there are segments but no control file; restore the control file from a backup, or choose another "
-                "directory",
+            raise DIRECTORY.verdict(log="missing", segments="some", data="missing").mark(
+                ForeignDirectoryError(
+                    f"{wal_dir}/{segments[0]}",
+                    "there are segments but no control file; restore the control file from a backup, or choose another "
+                    "directory",
+                )
             )
         identity = _new_identity(disk, config)
         _check_budget(config, identity.segment_bytes, "a new log would have")
-        return create_control(disk, wal_dir, identity)
+        created = create_control(disk, wal_dir, identity)
+        verdict = DIRECTORY.verdict(log="missing", segments="none", data="missing")
+        created.reached.append(Reached(verdict, wal_dir))
+        return created
     check_persisted(config, control.identity)
     _check_budget(config, control.identity.segment_bytes, "the log has")
     disk.sync_directory(wal_dir)  # after a kill the name may be in memory only, and what follows relies on it
@@ -117,15 +123,13 @@ def _check_budget(config: WalConfig, segment_bytes: int, whose: str) -> None:
         )
 
 
-def start_log(
-    disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, lock: Any, judged: Survey, *, owned: bool = False
-) -> Log:
-    """Repairs the tail and begins to append behind it."""
+def start_log(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, tail: Tail, *, owned: bool = False) -> Log:
+    """Begins to append behind a tail."""
     return Log(
         disk,
         kernel,
         wal_dir,
-        repair(disk, kernel, wal_dir, lock, judged),
+        tail,
         sync_interval_ms=config.sync_interval_ms,
         append_timeout_ms=config.append_timeout_ms,
         live_bytes_max=config.max_wal_size,
@@ -146,11 +150,14 @@ def open_log(config: WalConfig, disk: Disk) -> tuple[Log, Survey]:
     try:
         control = open_identity(disk, config, wal_dir)
         if control.owned:
-            raise ForeignDirectoryError(
-                control.path, "a store owns this log and releases it with its checkpoints; open the store instead"
+            raise DIRECTORY.verdict(opened="log", log="owned").mark(
+                ForeignDirectoryError(
+                    control.path, "a store owns this log and releases it with its checkpoints; open the store instead"
+                )
             )
+        control.reached.append(Reached(DIRECTORY.verdict(opened="log", log="free"), wal_dir))
         judged = survey(disk, kernel, wal_dir, control)
-        return start_log(disk, kernel, config, wal_dir, lock, judged), judged
+        return start_log(disk, kernel, config, wal_dir, repair(disk, kernel, wal_dir, lock, judged)), judged
     except OSError as error:
         lock.release()
         raise full_disk(wal_dir, error) or error from error.__cause__

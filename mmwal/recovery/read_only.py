@@ -49,6 +49,7 @@ from mmwal.recovery.recover import (
 from mmwal.recovery.tail import Survey, survey
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import State
+from mmwal.verdicts import DIRECTORY, MATRIX
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -102,7 +103,7 @@ def read_log(disk: Disk, kernel: Kernel, wal_dir: str) -> LogReading:
         judged = survey(disk, kernel, wal_dir, control)
         return LogReading(
             identity=control.identity,
-            oldest_lsn=control.oldest_lsn,
+            oldest_lsn=control.released_lsn,
             end_lsn=judged.end_lsn,
             durable_lsn=judged.durable_lsn,
             segments=[(info, map_segment(disk, info), judged.end_of(info)) for info in judged.segments],
@@ -147,8 +148,10 @@ def lock_for_reading(disk: Disk, wal_dir: str, data_dir: str) -> list[Lock]:
     control, data = f"{wal_dir}/{CONTROL_NAME}", f"{data_dir}/{CONTROL_NAME}"
     if not disk.exists(control):
         if disk.exists(data):
-            raise ConsistencyError(
-                control, f"the log of the checkpoint in {data_dir} is missing; give its wal_dir, or restore it"
+            raise DIRECTORY.verdict(log="missing", data="same").mark(
+                ConsistencyError(
+                    control, f"the log of the checkpoint in {data_dir} is missing; give its wal_dir, or restore it"
+                )
             )
         raise StoreMissingError(wal_dir)
     locks = [disk.lock_shared(control)]
@@ -256,11 +259,13 @@ def _copy_rows(kernel: Kernel, loaded: Loaded, decision: Decision) -> None:
     state.matrix = memory
     for damaged in damaged_rows(kernel, state):
         if not _is_replaced(decision.winners.get(damaged.id)):
-            raise ConsistencyError(
-                matrix.path,
-                f"the vector of id {damaged.id!r} is damaged; restore the file from a backup of this directory",
-                offset=damaged.row * matrix.stride,
-                lsn=damaged.lsn,
+            raise MATRIX.verdict(file="whole", rows="damaged").mark(
+                ConsistencyError(
+                    matrix.path,
+                    f"the vector of id {damaged.id!r} is damaged; restore the file from a backup of this directory",
+                    offset=damaged.row * matrix.stride,
+                    lsn=damaged.lsn,
+                )
             )
 
 

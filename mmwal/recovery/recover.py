@@ -27,7 +27,7 @@ from mmwal.checkpoint.load import Loaded, load_checkpoint
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
 from mmwal.entry import Id
-from mmwal.errors import ConsistencyError, WalConfigError, WalCorruptionError
+from mmwal.errors import ConsistencyError, DamageError, WalConfigError, WalCorruptionError
 from mmwal.format.frame import COMMIT, HEADER_BYTES, ROW_KINDS, Kind, unpack_ids, unpack_metadata
 from mmwal.format.segment import data_start
 from mmwal.kernel.interface import DTYPES
@@ -36,6 +36,7 @@ from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.reader import Extent, frame_end, read_extent
 from mmwal.recovery.tail import Survey
 from mmwal.state.state import State
+from mmwal.verdicts import CHECKPOINT, DIRECTORY, ENTRY, Reached
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -70,6 +71,13 @@ class Index:
     frames: list[tuple[int, int, np.void]] = field(default_factory=list)  # (effective LSN, extent, frame), in order
     markers: int = 0
     rolled_back: int = 0
+    losses: list[str] | None = None  # what was left out of a damaged log; None: nothing may be
+
+    def lose(self, error: DamageError) -> None:
+        """Leaves out what an error is about, where that may be; else raises it."""
+        if self.losses is None:
+            raise error
+        self.losses.append(str(error))
 
     @property
     def bytes_scanned(self) -> int:
@@ -80,7 +88,7 @@ class Index:
     def dimension_bytes(self) -> int | None:
         """Bytes of a vector, as the first frame that holds one says."""
         for _, _, frame in self.frames:
-            if frame["dtype"]:
+            if frame["dtype"] and frame["rows"] and frame["vector_bytes"]:
                 return int(frame["vector_bytes"]) // int(frame["rows"])
         return None
 
@@ -105,18 +113,39 @@ def load_newest(
         disk,
         data_dir,
         store_id=control.identity.store_id,
+        history_id=control.identity.history_id,
         dimension=config.dimension,
         dtype=config.dtype,
         metric=config.metric,
         writable=writable,
     )
-    if loaded is None and control.oldest_lsn > data_start(0, control.identity.segment_bytes):
-        raise ConsistencyError(
-            f"{data_dir}/{CONTROL_NAME}",
-            f"the log begins at LSN {control.oldest_lsn}, and the checkpoint that covers all before is missing; give "
-            "the data_dir that belongs to it, or restore it from a backup",
+    begins = "later" if control.oldest_lsn > data_start(0, control.identity.segment_bytes) else "start"
+    verdict = DIRECTORY.verdict(opened="store", log="owned", data="same" if loaded else "missing", begins=begins)
+    if verdict.error is not None:
+        raise verdict.mark(
+            ConsistencyError(
+                f"{data_dir}/{CONTROL_NAME}",
+                f"the log begins at LSN {control.oldest_lsn}, and the checkpoint that covers all before is missing; "
+                "give the data_dir that belongs to it, or restore it from a backup",
+            )
         )
+    control.reached.append(Reached(verdict, data_dir))
+    if loaded is not None:
+        _check_alike(loaded, control)
     return loaded
+
+
+def _check_alike(loaded: Loaded, control: LogControl) -> None:
+    """Raises `ConsistencyError` where log and data were created with other vectors than each other."""
+    log, data = control.identity, loaded.control.identity
+    alike = (log.dtype, log.metric) == (data.dtype, data.metric) and log.dimension in (0, data.dimension)
+    if not alike:
+        loaded.matrix.close()
+        raise ConsistencyError(
+            loaded.control.path,
+            f"says dimension {data.dimension}, dtype {data.dtype} and metric {data.metric}, and the log's control file "
+            f"says {log.dimension}, {log.dtype} and {log.metric}; restore both from one backup",
+        )
 
 
 def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int | None:
@@ -134,18 +163,15 @@ def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int 
     return from_log
 
 
-def build_index(disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, workers: int | None = None) -> Index:
+def build_index(
+    disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, workers: int | None = None, verify: bool = True
+) -> Index:
     """Verifies every frame from ``redo_lsn`` to the end of the log and orders those that count.
 
-    Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
+    With ``verify=False`` checksums are left alone: `survey` has verified those of the unsealed run, by which alone a
+    torn frame is known. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
     """
-    if judged.control.oldest_lsn > redo_lsn:
-        raise ConsistencyError(
-            judged.control.path,
-            f"the log begins at LSN {judged.control.oldest_lsn}, behind the checkpoint that it should go on from, and "
-            "what lies between is missing; give the data_dir that belongs to it, or restore both from one backup",
-            lsn=redo_lsn,
-        )
+    check_reaches(judged.control, redo_lsn)
     ranges = [
         (info, max(redo_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
@@ -156,17 +182,31 @@ def build_index(disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, wo
         workers = _THREADS_MAX if kernel.NAME == "c" and total >= _THREADS_FROM_BYTES else 1
     workers = max(1, min(workers, len(ranges)))
 
-    def verify(part: Any) -> Extent:
-        return read_extent(disk, kernel, *part)
+    def read(part: Any) -> Extent:
+        return read_extent(disk, kernel, *part, verify=verify)
 
     if workers > 1:
         with ThreadPoolExecutor(workers) as pool:
-            extents = list(pool.map(verify, ranges))
+            extents = list(pool.map(read, ranges))
     else:
-        extents = [verify(part) for part in ranges]
+        extents = [read(part) for part in ranges]
     index = Index(extents, redo_lsn, judged.end_lsn, workers)
-    _order(index)
+    order(index)
     return index
+
+
+def check_reaches(control: LogControl, redo_lsn: int) -> None:
+    """Raises `ConsistencyError` where the log begins behind the checkpoint that it goes on from."""
+    if control.oldest_lsn > redo_lsn:
+        raise CHECKPOINT.verdict(newer="whole", log="behind").mark(
+            ConsistencyError(
+                control.path,
+                f"the log begins at LSN {control.oldest_lsn}, behind the checkpoint that it should go on from, "
+                "and what lies between is missing; give the data_dir that belongs to it, or restore both from one "
+                "backup",
+                lsn=redo_lsn,
+            )
+        )
 
 
 def decide(index: Index, state: State) -> Decision:
@@ -180,7 +220,12 @@ def decide(index: Index, state: State) -> Decision:
     for lsn, number, frame in index.frames:
         extent = index.extents[number]
         kind = int(frame["kind"])
-        for id, source, metadata in _rows(extent, number, frame, state):
+        try:
+            rows = list(_rows(extent, number, frame, state))
+        except DamageError as error:
+            index.lose(error)
+            continue
+        for id, source, metadata in rows:
             before = winners.get(id) or _before(state, id)
             alive = before is not None and before.source is not None
             if kind in (Kind.DELETE, Kind.UPDATE) and not alive:
@@ -242,7 +287,7 @@ def _fill(
             )
 
 
-def _order(index: Index) -> None:
+def order(index: Index) -> None:
     """Keeps the frames that count, each with its effective LSN, in that order."""
     open_transactions: dict[int, list[tuple[int, np.void]]] = {}
     for number, extent in enumerate(index.extents):
@@ -252,8 +297,13 @@ def _order(index: Index) -> None:
                 if kind == Kind.COMMIT:
                     lsn = frame_end(frame)
                     members = open_transactions.pop(txn, [])
-                    _check_commit(extent, frame, members)
-                    index.frames.extend((lsn, *member) for member in members)
+                    try:
+                        _check_commit(extent, frame, members)
+                    except ConsistencyError as error:
+                        index.lose(error)
+                        open_transactions[txn] = members
+                    else:
+                        index.frames.extend((lsn, *member) for member in members)
                 index.markers += kind != Kind.PAD
             elif txn:
                 open_transactions.setdefault(txn, []).append((number, frame))
@@ -269,11 +319,14 @@ def _check_commit(extent: Extent, commit: np.void, members: list[tuple[int, np.v
     for _, frame in members:
         crc = zlib.crc32(int(frame["frame_crc"]).to_bytes(4, "little"), crc)
     if fields is None or (fields["members_crc"], int(commit["rows"])) != (crc, len(members)):
-        raise ConsistencyError(
-            extent.path,
-            f"transaction {int(commit['txn'])} commits entries that the log does not hold; restore it from a backup",
-            offset=extent.offset_of(commit),
-            lsn=frame_end(commit),
+        raise ENTRY.verdict(checksum="sound", content="half").mark(
+            ConsistencyError(
+                extent.path,
+                f"transaction {int(commit['txn'])} commits entries that the log does not hold; restore it from a "
+                "backup",
+                offset=extent.offset_of(commit),
+                lsn=frame_end(commit),
+            )
         )
 
 
@@ -286,23 +339,29 @@ def _rows(
     if frame["dtype"]:
         found = (DTYPES.get(int(frame["dtype"])), int(frame["vector_bytes"]))
         if found != (state.matrix.dtype, rows * row_bytes):
-            raise ConsistencyError(
-                extent.path,
-                f"an entry holds {found[1]} bytes of {found[0]} for {rows} rows, the store's rows are "
-                f"{state.matrix.dimension} values of {state.matrix.dtype}",
-                offset=offset,
-                lsn=frame_end(frame),
+            raise ENTRY.verdict(checksum="sound", content="shape").mark(
+                ConsistencyError(
+                    extent.path,
+                    f"an entry holds {found[1]} bytes of {found[0]} for {rows} rows, the store's rows are "
+                    f"{state.matrix.dimension} values of {state.matrix.dtype}",
+                    offset=offset,
+                    lsn=frame_end(frame),
+                )
             )
     _, ids_block, metadata_block = extent.blocks(frame)
     try:
+        if frame["kind"] in (Kind.INSERT, Kind.UPSERT) and not frame["dtype"]:
+            raise ValueError("rows without vectors")
         ids = unpack_ids(ids_block, rows)
         metadata = unpack_metadata(metadata_block, rows)
     except ValueError as error:
-        raise WalCorruptionError(
-            extent.path,
-            f"an entry contradicts itself ({error}); it was not written by mmwal",
-            offset=offset,
-            lsn=frame_end(frame),
+        raise ENTRY.verdict(checksum="sound", content="contradicts").mark(
+            WalCorruptionError(
+                extent.path,
+                f"an entry contradicts itself ({error}); it was not written by mmwal",
+                offset=offset,
+                lsn=frame_end(frame),
+            )
         ) from error
     first = offset + HEADER_BYTES
     for row, (id, meta) in enumerate(zip(ids, metadata, strict=True)):

@@ -1,31 +1,32 @@
 """Where the log ends after a crash, and what must be durable before it goes on.
 
 `survey` reads and judges, and changes no byte; `repair` writes what the judgement asks for. Not here: what the entries
-mean (`recover.py`).
+mean (`recover.py`), the table in which every judgement is a row (`verdicts.py`).
 
 * The sealed part is not scanned: a footer, or the link of the successor, proves that it was durable.
 * The unsealed run is scanned. The first invalid frame is the cut, unless something proves durable what lies behind it:
   a later valid frame that recorded a durable position beyond it, a later seal, the control file, the checkpoint.
   Then it is corruption.
 * Nothing is appended behind a cut: the segment is zeroed from there, synced, sealed; the log goes on in a new segment.
-* Files behind the end lose their names, durably, before a new segment takes one.
+* Files behind the end lose their names, the last first and each durably before the next, and all before a new segment
+  takes one. As they come in order, too, no crash leaves a gap in the numbers: a gap is somebody's hand.
 * Running it twice, or crashing in it and running it again, gives the same end.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmwal.disk.interface import Disk, Lock
-from mmwal.errors import HeaderCorruptionError, SegmentMissingError, WalCorruptionError
+from mmwal.errors import ForeignDirectoryError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK
-from mmwal.format.segment import data_start
+from mmwal.format.segment import LINK_OFFSET, data_start
 from mmwal.kernel.interface import SCAN_NO_FRAME
 from mmwal.log.control import LogControl
+from mmwal.log.control_file import CONTROL_NAME, TEMPORARY_NAME, open_to_read
 from mmwal.log.log import Tail
 from mmwal.log.scan import Frames, find_frames, scan_frames
 from mmwal.log.segment import (
@@ -39,12 +40,15 @@ from mmwal.log.segment import (
     segment_number,
     spare_name,
 )
+from mmwal.verdicts import END, HEADER, JOIN, MARK, NAME, OLDEST, REST, SEAL, Reached, Verdict
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
 _ZERO_BYTES = 1 << 20
 _SPARES_MAX = 4
+_LOCK_NAME = "lock"
+_KNOWN_NAMES = {CONTROL_NAME: "control", TEMPORARY_NAME: "temporary"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Survey:
     durable_lsn: int = 0  # the greatest durable position on record
     torn_tail_bytes: int = 0
     bytes_scanned: int = 0
-    notes: list[str] = field(default_factory=list)
+    reached: list[Reached] = field(default_factory=list)  # every verdict reached, in the order of the survey
     leftover_numbers: list[int] = field(default_factory=list)  # below the oldest LSN: a retirement was interrupted
     discarded_numbers: list[int] = field(default_factory=list)  # behind the end
     spares: list[str] = field(default_factory=list)
@@ -80,6 +84,16 @@ class Survey:
         last = [self.resume] if self.resume else []
         return self.sealed + [part.info for part in self.run] + last
 
+    @property
+    def notes(self) -> list[str]:
+        """What the report says of damage that cost nothing."""
+        return [str(note) for note in self.reached if note.verdict.noted]
+
+    def note(self, verdict: Verdict, path: str, detail: str = "") -> Verdict:
+        """Adds a verdict to those reached; returns it."""
+        self.reached.append(Reached(verdict, path, detail))
+        return verdict
+
     def end_of(self, info: SegmentInfo) -> int:
         """Returns where the frames of one of `segments` end."""
         for part in self.run:
@@ -88,48 +102,53 @@ class Survey:
         return self.end_lsn if info is self.resume else info.end_lsn
 
 
-def survey(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known_durable_lsn: int = 0) -> Survey:
-    """Judges the log of a directory, reading only. ``known_durable_lsn``: what somebody else proves, a checkpoint.
+def survey(
+    disk: Disk,
+    kernel: Kernel,
+    wal_dir: str,
+    control: LogControl,
+    known_durable_lsn: int = 0,
+    *,
+    reached: list[Reached] | None = None,
+) -> Survey:
+    """Judges the log of a directory, reading only.
 
-    Raises `WalCorruptionError`, `SegmentMissingError`, `HeaderCorruptionError` and the errors of `inspect_segment`.
+    Args:
+        known_durable_lsn: what somebody else proves, a checkpoint.
+        reached: where the verdicts go, for whoever wants to see them when it raises, too.
+
+    Raises:
+        WalCorruptionError, SegmentMissingError, HeaderCorruptionError, ForeignDirectoryError, FormatVersionError: as
+            the table of verdicts says.
     """
     identity = control.identity
-    names = disk.list_directory(wal_dir)
-    numbers = sorted(number for name in names if (number := segment_number(name)) is not None)
-    floor = max(control.oldest_lsn - 1, 0) // identity.segment_bytes
-    found = {
-        number: info
-        for number in numbers
-        if number >= floor and (info := inspect_segment(disk, wal_dir, identity, number)) is not None
-    }
-    for number in numbers:
-        if number < floor:
-            with suppress(HeaderCorruptionError):  # what is to be removed may be damaged, but not another store's
-                inspect_segment(disk, wal_dir, identity, number)
     result = Survey(control, control.clean_end_lsn is not None)
-    result.leftover_numbers = [number for number in numbers if number < floor]
-    result.spares = [name for name in names if is_spare(name)]
-    result.notes = [
-        f"{info.path}: one of two header copies is damaged" for info in found.values() if info.header_copies < 2
-    ]
+    if reached is not None:
+        result.reached = reached
+    result.reached += control.reached
+    floor = max(control.oldest_lsn - 1, 0) // identity.segment_bytes
     result.durable_lsn = max(control.durable_lsn, known_durable_lsn)
     result.end_lsn = control.oldest_lsn
-
-    if floor not in found and (
-        result.durable_lsn > data_start(0, identity.segment_bytes) or (result.clean and numbers)
-    ):
-        raise _missing(wal_dir, floor, control.oldest_lsn)
-    clean_end = control.clean_end_lsn
-    if clean_end is not None and _take_clean(result, found, floor, clean_end):
-        _require(wal_dir, result, floor)
-    else:
+    # 1. names, headers
+    numbers = _names(disk, wal_dir, result)
+    found = _headers(disk, wal_dir, result, numbers, floor)
+    # 2. where the log begins
+    _find_oldest(wal_dir, result, numbers, found, floor)
+    # 3. the mark of a clean close, or the sealed part and then the unsealed run, and the proofs against its end
+    if not _take_mark(wal_dir, result, found, floor):
         number = _follow_sealed(disk, kernel, result, found, floor)
-        if not result.sealed or found.get(number) is None or _continues(result.sealed[-1], found[number]):
-            _follow_run(disk, kernel, result, found, number)
-        _check_end(disk, kernel, wal_dir, result, found)
+        stop = "full"
+        if number is not None:
+            stop = _follow_run(disk, kernel, result, found, number)
+        _check_end(disk, kernel, wal_dir, result, found, stop)
     result.clean |= control.incarnation == 0  # nobody ever wrote: that is no crash
+    # 4. what is left over
     kept = {info.number for info in result.segments}
+    result.leftover_numbers = [number for number in numbers if number < floor]
     result.discarded_numbers = [number for number in numbers if number >= floor and number not in kept]
+    for where, rest in (("log", kept), ("released", result.leftover_numbers), ("behind", result.discarded_numbers)):
+        for number in rest:
+            result.note(REST.verdict(where=where), f"{wal_dir}/{segment_name(number)}")
     return result
 
 
@@ -170,87 +189,170 @@ def repair(disk: Disk, kernel: Kernel, wal_dir: str, lock: Lock, judged: Survey)
 # -- the survey, step by step -------------------------------------------------------------------------------------
 
 
-def _take_clean(result: Survey, found: dict[int, SegmentInfo], floor: int, end_lsn: int) -> bool:
-    """After a clean close the control file knows the end: nothing is scanned."""
-    if not found:
-        result.end_lsn = end_lsn
-        return True
-    number = (end_lsn - 1) // result.control.identity.segment_bytes
-    info = found.get(number)
-    if info is not None and (info.footer is not None or end_lsn >= info.data_end_lsn):
-        return False  # sealed, or full to the brim: the ordinary way finds the same end
-    if any(found[n].footer is None for n in range(floor, number) if n in found):
-        return False  # a damaged footer: the ordinary way looks for the link that stands in for it
-    result.sealed = [found[n] for n in range(floor, number) if n in found]
+def _names(disk: Disk, wal_dir: str, result: Survey) -> list[int]:
+    """Sorts the names into segments, whose numbers it returns, spares, and what is none of ours."""
+    numbers = []
+    for name in disk.list_directory(wal_dir):
+        path, known, kind = f"{wal_dir}/{name}", _KNOWN_NAMES.get(name, "unknown"), "file"
+        if (number := segment_number(name)) is not None:
+            known = "segment"  # what is no file is refused when its header is read
+            numbers.append(number)
+        elif is_spare(name):
+            known, kind = "spare", "file" if _is_file(disk, path) else "other"
+            if kind == "file":
+                result.spares.append(name)
+        if name != _LOCK_NAME:
+            result.note(NAME.verdict(name=known, kind=kind), path)
+    return sorted(numbers)
+
+
+def _is_file(disk: Disk, path: str) -> bool:
+    try:
+        open_to_read(disk, path, "segment").close()
+    except (ForeignDirectoryError, FileNotFoundError):  # a reader's: the writer took it meanwhile
+        return False
+    return True
+
+
+def _headers(disk: Disk, wal_dir: str, result: Survey, numbers: list[int], floor: int) -> dict[int, SegmentInfo]:
+    """Reads the fixed places of every segment that the control file still needs; of others, only whose they are."""
+    found = {}
+    for number in numbers:
+        released = number < floor
+        info = inspect_segment(disk, wal_dir, result.control.identity, number, released=released)
+        if info is not None:
+            found[number] = info
+            result.note(info.header, info.path)
+        else:
+            verdict = HEADER.verdict(first="blank", second="blank", where="released" if released else "needed")
+            result.note(verdict, f"{wal_dir}/{segment_name(number)}")
+    return found
+
+
+def _find_oldest(wal_dir: str, result: Survey, numbers: list[int], found: dict[int, SegmentInfo], floor: int) -> None:
+    recorded = result.durable_lsn > data_start(0, result.control.identity.segment_bytes)
+    verdict = OLDEST.verdict(
+        segment="found" if floor in found else "missing",
+        recorded=_yes(recorded),
+        mark=_yes(result.clean and any(number >= floor for number in numbers)),
+    )
+    if verdict.error is not None:
+        raise verdict.mark(_missing(wal_dir, floor, result.control.oldest_lsn))
+    result.note(verdict, f"{wal_dir}/{segment_name(floor)}")
+
+
+def _take_mark(wal_dir: str, result: Survey, found: dict[int, SegmentInfo], floor: int) -> bool:
+    """After a clean close the control file knows the end: nothing is scanned. Returns whether it is taken."""
+    end_lsn, size = result.control.clean_end_lsn, result.control.identity.segment_bytes
+    if end_lsn is None or not found:
+        result.note(MARK.verdict(mark="no"), result.control.path)
+        return False
+    number = (end_lsn - 1) // size
+    info, before = found.get(number), range(floor, number)
+    gap = next((n for n in before if n not in found), number)  # the first: the mark may name any number
+    passed = end_lsn < result.durable_lsn  # then something else knows of more, and the log must reach that
+    end = "missing" if info is None else "closed" if info.footer or end_lsn >= info.data_end_lsn or passed else "open"
+    sealed = "missing" if gap < number else "sealed" if all(found[n].footer for n in before) else "unsealed"
+    verdict = MARK.verdict(mark="yes", end=end, before=sealed)
+    if verdict.error is not None:
+        raise verdict.mark(_missing(wal_dir, gap, gap * size))
+    result.note(verdict, result.control.path)
+    if verdict.label != "mark-taken":
+        return False
+    result.sealed = [found[n] for n in before]
     result.resume = info
     result.end_lsn = result.durable_lsn = end_lsn
     return True
 
 
-def _require(wal_dir: str, result: Survey, floor: int) -> None:
-    size = result.control.identity.segment_bytes
-    present = {info.number for info in result.segments}
-    for number in range(floor, (result.end_lsn - 1) // size + 1):
-        if number not in present and result.end_lsn > data_start(0, size):
-            raise _missing(wal_dir, number, number * size)
-
-
-def _follow_sealed(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int) -> int:
-    """Walks the segments that are proven durable; returns the number of the first that is not."""
+def _follow_sealed(
+    disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int
+) -> int | None:
+    """Walks the segments that are proven durable; returns the number behind them, None where nothing goes on."""
     while number in found:
         info, following = found[number], found.get(number + 1)
-        if result.sealed and not _continues(result.sealed[-1], info):
+        if result.sealed and not _joins(disk, kernel, result, result.sealed[-1], info):
+            return None
+        named = info.sealed_by_next(following) if info.footer is None and following is not None else info
+        footer, following_says = "sound" if info.footer else "none", "names" if named is not info else "silent"
+        stop = _scan(disk, kernel, result, named, named.end_lsn)[1] if named is not info else named.end_lsn
+        frames = "whole" if stop == named.end_lsn else "broken"
+        verdict = SEAL.verdict(footer=footer, next=following_says, frames=frames)
+        if verdict.error is not None:
+            raise verdict.mark(_corrupt(info, stop, "the next segment proves that all before it was durable"))
+        result.note(verdict, info.path)
+        if verdict.label == "seal-open":
             return number
-        if info.footer is None and following is not None:
-            info = info.sealed_by_next(following)
-            if info.footer is not None:
-                result.notes.append(
-                    f"{info.path}: the footer is damaged; the link of the next segment stands in for it"
-                )
-                _verify_whole(disk, kernel, result, info)
-        if info.footer is None:
-            return number
-        result.sealed.append(info)
-        result.durable_lsn = max(result.durable_lsn, info.end_lsn)
-        result.end_lsn = info.end_lsn
+        result.sealed.append(named)
+        result.durable_lsn = max(result.durable_lsn, named.end_lsn)
+        result.end_lsn = named.end_lsn
         number += 1
     return number
 
 
-def _continues(previous: SegmentInfo, info: SegmentInfo) -> bool:
-    """Whether a segment goes on where a sealed one ended: by its link, or, without one, behind a full segment."""
-    if info.link is None:
-        return previous.end_lsn == previous.data_end_lsn
-    return (info.link["previous_number"], info.link["previous_end_lsn"]) == (previous.number, previous.end_lsn)
+def _joins(disk: Disk, kernel: Kernel, result: Survey, previous: SegmentInfo, info: SegmentInfo) -> bool:
+    """Returns whether a segment goes on where a sealed one ended."""
+    link = "none"
+    if info.link is not None:
+        named = (info.link["previous_number"], info.link["previous_end_lsn"])
+        link = "names" if named == (previous.number, previous.end_lsn) else "elsewhere"
+    before = "full" if previous.end_lsn == previous.data_end_lsn else "cut"
+    frames = "silent"
+    if (link, before) not in (("names", before), ("none", "full")):
+        scanned = _scan(disk, kernel, result, info, info.end_lsn)[0]
+        frames = "record" if len(scanned) and int(scanned["durable_lsn"].max()) >= info.first_lsn else "silent"
+    verdict = JOIN.verdict(link=link, before=before, frames=frames)
+    if verdict.error is not None:
+        raise verdict.mark(
+            WalCorruptionError(
+                info.path,
+                "its link names another end of the segment before, and its entries record that all before them was "
+                "durable; restore the directory from a backup",
+                offset=LINK_OFFSET,
+                lsn=info.first_lsn,
+            )
+        )
+    result.note(verdict, info.path)
+    return verdict.label not in ("link-none-cut", "link-elsewhere")
 
 
-def _verify_whole(disk: Disk, kernel: Kernel, result: Survey, info: SegmentInfo) -> None:
-    _, stop, _ = _scan(disk, kernel, result, info, info.end_lsn)
-    if stop != info.end_lsn:
-        raise _corrupt(info, stop, "the next segment proves that all before it was durable")
-
-
-def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int) -> None:
-    """Scans the unsealed run up to the cut."""
+def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, SegmentInfo], number: int) -> str:
+    """Scans the unsealed run up to the cut; returns what is there, in the words of the table."""
     while number in found:
         info = found[number]
         if result.run and info.link and info.link["previous_end_lsn"] != result.end_lsn:
-            return
+            result.note(JOIN.verdict(link="elsewhere", frames="silent"), info.path)
+            return "full"
         frames, stop, reason = _scan(disk, kernel, result, info, info.data_end_lsn)
-        if not len(frames):
-            return  # nothing was ever published here: not yet part of the log
+        broken = stop != info.data_end_lsn and reason != SCAN_NO_FRAME
+        if broken:
+            result.torn_tail_bytes += _torn_length(disk, info, stop)
+        if not len(frames) and not _must_stay(result, number):
+            return "broken" if broken else "full"  # nothing was ever published here: not yet part of the log
         result.run.append(RunSegment(info, frames, stop))
         result.end_lsn = stop
-        result.durable_lsn = max(result.durable_lsn, int(frames["durable_lsn"].max()))
+        if len(frames):
+            result.durable_lsn = max(result.durable_lsn, int(frames["durable_lsn"].max()))
         if stop != info.data_end_lsn:
-            if reason != SCAN_NO_FRAME:
-                result.torn_tail_bytes += _torn_length(disk, info, stop)
-            return
+            return "broken" if broken else "nothing"
         number += 1
+    return "full"
 
 
-def _check_end(disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: dict[int, SegmentInfo]) -> None:
-    """Refuses an end behind which something was durable."""
+def _must_stay(result: Survey, number: int) -> bool:
+    """Whether a segment belongs to the log even if it is empty: the control file names it, as the first one of a log
+    that was trimmed, or by the mark of a clean close. Were it gone after the next crash, the log would seem damaged."""
+    size, control = result.control.identity.segment_bytes, result.control
+    trimmed = control.oldest_lsn > data_start(0, size)
+    return (trimmed and number == (control.oldest_lsn - 1) // size) or (
+        control.clean_end_lsn is not None and number == (control.clean_end_lsn - 1) // size
+    )
+
+
+def _check_end(
+    disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: dict[int, SegmentInfo], stop: str
+) -> None:
+    """Judges an end: behind it may be what was never durable, and nothing else."""
     end_lsn, size = result.end_lsn, result.control.identity.segment_bytes
     last = result.segments[-1] if result.segments else None
     if last and end_lsn == last.end_lsn:  # full, or sealed before its end: the log goes on in the next segment
@@ -258,6 +360,7 @@ def _check_end(disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: 
     if last is None:  # the segment in which the log begins shows nothing: right only for a log that begins with it
         end_lsn = data_start(max(end_lsn - 1, 0) // size, size)
     proofs = [result.durable_lsn]
+    behind_bytes = 0
     for number, info in found.items():
         if last and number < last.number:
             continue
@@ -272,16 +375,25 @@ def _check_end(disk: Disk, kernel: Kernel, wal_dir: str, result: Survey, found: 
         beyond = _look_ahead(disk, kernel, info, start)
         if len(beyond):
             proofs.append(int(beyond["durable_lsn"].max()))
-            result.torn_tail_bytes += int(((beyond["commit"] & np.uint64(LENGTH_MASK)) * np.uint64(ALIGNMENT)).sum())
+            behind_bytes += int(((beyond["commit"] & np.uint64(LENGTH_MASK)) * np.uint64(ALIGNMENT)).sum())
+    result.torn_tail_bytes += behind_bytes
+    number = end_lsn // size
+    at = found.get(number)
+    if at is None and result.control.clean_end_lsn is None:  # names come in order and go in reverse, each one durably
+        proofs += [info.first_lsn for info in found.values() if info.number > number]
     proven_lsn = max(proofs)
-    if proven_lsn <= end_lsn:
-        return
-    if last is None or end_lsn == data_start(last.number + 1, size):
-        number = end_lsn // size
-        if number not in found:
-            raise _missing(wal_dir, number, end_lsn)
-        raise _corrupt(found[number], end_lsn, f"all up to LSN {proven_lsn} was durable")
-    raise _corrupt(last, end_lsn, f"all up to LSN {proven_lsn} was durable")
+    verdict = END.verdict(
+        stop=stop,
+        behind="frames" if behind_bytes else "nothing",
+        proof=_yes(proven_lsn > end_lsn),
+        next="missing" if at is None else "found",
+    )
+    if verdict.label == "end-missing":
+        raise verdict.mark(_missing(wal_dir, number, end_lsn))
+    if verdict.label == "end-damaged":
+        assert at is not None
+        raise verdict.mark(_corrupt(at, end_lsn, f"all up to LSN {proven_lsn} was durable"))
+    result.note(verdict, f"{wal_dir}/{segment_name(number)}", f"the log ends at LSN {result.end_lsn}")
 
 
 def _proven_by(info: SegmentInfo, last: SegmentInfo | None) -> int:
@@ -332,6 +444,10 @@ def _torn_length(disk: Disk, info: SegmentInfo, lsn: int) -> int:
     finally:
         file.close()
     return min((word & LENGTH_MASK) * ALIGNMENT, info.data_end_lsn - lsn)
+
+
+def _yes(condition: bool) -> str:
+    return "yes" if condition else "no"
 
 
 def _missing(wal_dir: str, number: int, lsn: int) -> SegmentMissingError:
@@ -386,6 +502,8 @@ def _clear(disk: Disk, wal_dir: str, judged: Survey) -> list[str]:
         else:
             spares.append(name)
     for number in judged.leftover_numbers + judged.discarded_numbers[::-1]:
+        if number in judged.discarded_numbers[:-1]:
+            disk.sync_directory(wal_dir)  # the one behind it is gone: no crash leaves a gap in the numbers
         path = f"{wal_dir}/{segment_name(number)}"
         if readers or not _worth_keeping(disk, path, judged, spares):
             disk.unlink(path)

@@ -24,6 +24,7 @@ from mmwal.disk.interface import Disk, File, Mapping, Worker
 from mmwal.errors import ConsistencyError, ForeignDirectoryError, WalFullError
 from mmwal.format.frame import align
 from mmwal.kernel.interface import DTYPES
+from mmwal.verdicts import DIRECTORY
 
 MATRIX_NAME = "matrix"
 RESERVE_BYTES = 64 << 30
@@ -111,8 +112,10 @@ class Matrix(_Shape):
         file = disk.open(path, writable=True) if disk.exists(path) else disk.create(path)
         if file.size():
             file.close()
-            raise ForeignDirectoryError(
-                path, "a matrix is there without its control file; restore that, or choose another directory"
+            raise DIRECTORY.verdict(opened="store", log="owned", data="orphan", begins="start").mark(
+                ForeignDirectoryError(
+                    path, "a matrix is there without its control file; restore that, or choose another directory"
+                )
             )
         disk.sync_directory(path.rpartition("/")[0])
         return cls(disk, file, dimension, dtype_code, writable=True, reserve_bytes=reserve_bytes)

@@ -88,6 +88,11 @@ class SimulatedWorker:
             self.due_ns = clock.monotonic_ns + max(TICK_NS, int(pause_s * 1e9))
         return True
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its step is on the stack."""
+        return self._running
+
     def waits_until(self) -> int | None:
         return None if self._running else self.due_ns
 
@@ -126,6 +131,10 @@ class Background:
         self.workers.append(worker)
         return worker
 
+    def condition(self) -> SimulatedCondition:
+        """Returns a condition on which one waits for the workers."""
+        return SimulatedCondition(self)
+
     def run(self) -> bool:
         """Runs every worker that is due, once; returns whether one ran."""
         ran = [worker.run() for worker in self.workers.copy()]
@@ -149,6 +158,8 @@ class Background:
             self._pass(deadline)
         else:
             self._fruitless += 1
+            if any(worker.is_running for worker in self.workers):  # it waits for who waits for it, further out
+                raise Blocked("a worker waits for somebody on whose stack it runs")
             if self._fruitless > FRUITLESS_MAX:
                 raise SimulatorError("deadlock: a wait without timeout that no worker can end")
         return False

@@ -12,7 +12,8 @@ of their own, with looks of their own: crashes during a recovery, after it, and 
 
 * Nothing is left to chance but by seed: a crash is named by the look's number in its life and the disk's choice, so a
   path of such names replays a failure. ``+`` after a choice: the crashed disk had a life; else it was only opened.
-* Images are counted when distinct by content; one that was seen with the same promises is not opened again.
+* Images are counted when distinct by content, and each is opened. One that comes again, with other promises, is what
+  it was: its answer is compared again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mmwal.testing.leaf import LeafDisk
 from mmwal.testing.model import Found, Model
+from mmwal.testing.power import key_of
 from mmwal.testing.simulator import SimulatedDisk
 
 DEPTH_MAX = 3
-THOROUGH = 4  # one image in so many is opened for writing; the others are recovered and read
+THOROUGH = 8  # one image in so many is opened for writing; the others are recovered and read
+WIDE = 64  # unsettled words from which on a look has so many images that few were seen before
+WIDER = 2  # so many times as many are drawn there
+ANSWERS_MAX = 4096
 GARBAGE = 100_000
 RESERVE_BYTES = 1 << 18  # of a file that is mapped longer than it is: a small matrix
 EVERYTHING = f"{(1 << 256) - 1:x}/{(1 << 256) - 1:x}/new"  # the power cut that loses nothing
@@ -104,6 +110,9 @@ class Pace:
     nested_acts: tuple[int, int] = (1, 6)
 
 
+DENSE = Pace(images=6, nested_images=4)  # fewer stories for as many images, in less time
+
+
 @dataclass
 class Explorer:
     """Explores one target from one seed."""
@@ -121,10 +130,11 @@ class Explorer:
     faults_struck: int = 0
     seconds: float = 0.0  # of CPU time
     labels: Counter[str] = field(default_factory=Counter)  # looks by label
-    crashed_labels: Counter[str] = field(default_factory=Counter)  # crashes by label
+    crashed_labels: Counter[str] = field(default_factory=Counter)  # crashes by the label of the look
     acts: Counter[str] = field(default_factory=Counter)
-    _digests: set[str] = field(default_factory=set)
-    _seen: set[tuple[str, int, int, int]] = field(default_factory=set)
+    _distinct: set[int] = field(default_factory=set)  # images
+    _seen: set[int] = field(default_factory=set)  # images with what was promised of them
+    _answers: dict[int, Found] = field(default_factory=dict)  # what the latest images showed
     violation: Violation | None = None
     _images_max: float = float("inf")
     _deadline: float = float("inf")
@@ -132,7 +142,7 @@ class Explorer:
     @property
     def distinct(self) -> int:
         """Images distinct by content."""
-        return len(self._digests)
+        return len(self._distinct)
 
     def run(self, images_max: int, *, seconds_max: float = float("inf")) -> None:
         """Tells stories until so many distinct images were checked, or so many CPU seconds used. Raises `Violation`."""
@@ -140,6 +150,7 @@ class Explorer:
         self._images_max, self._deadline = images_max, started + seconds_max
         thresholds = gc.get_threshold()
         gc.set_threshold(GARBAGE, 20, 100)  # every opened log is a cycle; the default looks far too often
+        gc.freeze()  # and what is there already will stay
         try:
             while not self._is_done():
                 story = f"{self.seed}.{self.stories}"
@@ -155,6 +166,7 @@ class Explorer:
                 if self.violation is not None:  # the code under test swallowed it
                     raise self.violation
         finally:
+            gc.unfreeze()
             gc.set_threshold(*thresholds)
             self.seconds += time.process_time() - started
 
@@ -261,12 +273,15 @@ class _Life:
         if state == self._looked_at:
             return
         self._looked_at = state
-        explorer.crashed_labels[label] += 1
-        for choice in disk.images(rng, pace.nested_images if self.path else pace.images):
+        budget = pace.nested_images if self.path else pace.images
+        for choice in disk.images(rng, budget * WIDER if disk.unsettled_words() >= WIDE else budget):
+            explorer.crashed_labels[label] += 1
             self._crash(choice + "+" * self._has_life())
         if not self.path and rng.random() < pace.damage:
+            explorer.crashed_labels[label] += 1
             self._damage(f"damage.{rng.getrandbits(32):x}")
         if rng.random() < pace.kill:
+            explorer.crashed_labels[label] += 1
             self._crash(rng.choice(("kill", "kill", "kill evicted")) + "+" * self._has_life())
 
     # ---- parts
@@ -279,35 +294,43 @@ class _Life:
         """Makes one crash and checks what comes back."""
         explorer = self.explorer
         how, lives = choice.rstrip("+"), choice.endswith("+")
-        power = how != "kill"
-        disk = self.disk.kill(evicted=how == "kill evicted") if how.startswith("kill") else self.disk.image(how)
+        killed, power = how.startswith("kill"), how != "kill"
         required = self.model.durable if power else self.model.returned
-        if how.startswith("kill"):
+        contents = self.disk.survivors(evicted=power) if killed else self.disk.contents(how)
+        image = key_of(contents, self.disk.directories)
+        if killed:
             explorer.kills += 1
         else:
             explorer.images += 1
             explorer.images_nested += bool(self.path)
-            digest = disk.digest()
-            if digest not in explorer._digests:
-                explorer._digests.add(digest)
+            if image not in explorer._distinct:
+                explorer._distinct.add(image)
                 explorer.distinct_nested += bool(self.path)
-            key = (digest, required, len(self.model.groups), self.model.released_lsn)
-            if key in explorer._seen and not lives and self.script is None:
+        if not lives and self.script is None:
+            promised = hash((image, required, len(self.model.groups), self.model.released_lsn))
+            if promised in explorer._seen:
                 return
-            explorer._seen.add(key)
+            explorer._seen.add(promised)
         path = (*self.path, f"{self.looks}:{choice}")
         script = self.script[1:] if self.script is not None else None
         if lives:
-            _Life(explorer, self.story, path, disk, self.model.fork(power=power), script).run()
+            crashed = self.disk.kill(evicted=power) if killed else self.disk.image(how)
+            _Life(explorer, self.story, path, crashed, self.model.fork(power=power), script).run()
             return
-        explorer.recoveries += 1
-        try:
-            if zlib.crc32(choice.encode()) % THOROUGH == 0:
-                found = self.target.open(disk, self.geometry).found()
-            else:
-                found = self.target.glance(disk, self.geometry)
-        except Exception as error:
-            raise self._violation(f"refused: {type(error).__name__}: {error}", path) from error
+        found = explorer._answers.get(image)
+        if found is None:
+            explorer.recoveries += 1
+            disk = LeafDisk.after(self.disk, how, contents)
+            try:
+                if zlib.crc32(choice.encode()) % THOROUGH == 0:
+                    found = self.target.open(disk, self.geometry).found()
+                else:
+                    found = self.target.glance(disk, self.geometry)
+            except Exception as error:
+                raise self._violation(f"refused: {type(error).__name__}: {error}", path) from error
+            if len(explorer._answers) >= ANSWERS_MAX:
+                explorer._answers.clear()
+            explorer._answers[image] = found
         problem = self.model.problem(found, required)
         if problem is not None:
             raise self._violation(problem, path)
@@ -316,7 +339,7 @@ class _Life:
         """Damages what the process sees, as if it were all durable."""
         explorer = self.explorer
         explorer.damages += 1
-        disk = self.disk.image(EVERYTHING)
+        disk = LeafDisk.after(self.disk, EVERYTHING, self.disk.contents(EVERYTHING))
         try:
             problem = self.target.damage(disk, self.geometry, self.model, random.Random(choice))
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the wrong answer)

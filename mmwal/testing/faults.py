@@ -1,7 +1,8 @@
 """Faults on order: which call of the simulated disk fails, with which errno.
 
 A fault names its calls by operation (``sync``), by label (``segment sync``), by ``step`` (every call that
-changes or syncs something) or by ``any`` (every call that can fail).
+changes or syncs something) or by ``any`` (every call that can fail). A few calls fail so rarely that ``any`` leaves
+them out, and must be named: ``exists``, ``has_readers``, ``start_worker``.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class Fault:
     forever: bool
     calls: int = 0
     hits: int = 0  # how often it struck
+    written: float = 0.5  # how much of it a write that fails has written: a short write
 
-    def strikes(self, operation: str, label: str, step: bool) -> bool:
+    def strikes(self, operation: str, label: str, step: bool, *, rare: bool = False) -> bool:
         """Counts a call; returns whether it fails."""
-        if self.what not in {operation, label, "any"} and not (step and self.what == "step"):
+        named = {operation, label} if rare else {operation, label, "any"}
+        if self.what not in named and not (step and self.what == "step"):
             return False
         self.calls += 1
         hit = self.calls >= self.nth if self.forever else self.calls == self.nth

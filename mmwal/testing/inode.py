@@ -19,6 +19,7 @@ import numpy.typing as npt
 PAGE = 4096
 WORDS = PAGE // 8
 ZEROS = bytes(PAGE)
+EARLIER = 1 << 40  # more steps than any process takes
 
 
 class SimulatorError(AssertionError):
@@ -28,23 +29,25 @@ class SimulatorError(AssertionError):
 class History:
     """The contents of a page since it was last durable: ``contents[0]`` is the durable one."""
 
-    __slots__ = ("_changed", "_stack", "contents", "lost", "sequence")
+    __slots__ = ("_changed", "_stack", "_updates", "contents", "lost", "sequence")
 
     def __init__(self, durable: bytes) -> None:
         self.contents = [durable]
         self.sequence = [0]  # when each content was seen; the durable one at 0
         self.lost = False  # a sync of it failed: the page is clean, and no later sync writes it
-        self._changed: list[npt.NDArray[np.bool_]] = []
+        self._changed: list[npt.NDArray[np.bool_]] = []  # words, by version
         self._stack: npt.NDArray[np.uint64] | None = None
+        self._updates: dict[int, list[list[int]]] = {}
 
     def copy(self) -> History:
         """Returns an independent copy that shares the contents."""
         other = History.__new__(History)
         other.contents = self.contents.copy()
-        other.sequence = self.sequence.copy()
+        other.sequence = [seen - EARLIER for seen in self.sequence]  # another process, whose steps begin anew
         other.lost = self.lost
         other._changed = self._changed.copy()
         other._stack = self._stack
+        other._updates = self._updates.copy()
         return other
 
     def add(self, content: bytes, sequence: int) -> None:
@@ -52,7 +55,19 @@ class History:
         self.contents.append(content)
         self.sequence.append(sequence)
         self.lost = False
+        self._forget()
+
+    def settle(self, begun: int) -> bool:
+        """Makes the newest content durable that was seen by ``begun``; returns whether there are newer ones."""
+        kept = sum(1 for seen in self.sequence if seen <= begun) - 1
+        del self.contents[:kept], self.sequence[:kept], self._changed[:kept]
+        self.sequence[0] = 0
+        self._forget()
+        return len(self.contents) > 1
+
+    def _forget(self) -> None:
         self._stack = None
+        self._updates.clear()
 
     def stack(self) -> npt.NDArray[np.uint64]:
         """Returns all contents as one array of 8-byte words, a row for each."""
@@ -60,20 +75,55 @@ class History:
             self._stack = np.frombuffer(b"".join(self.contents), np.uint64).reshape(-1, WORDS)
         return self._stack
 
-    def changed(self, version: int, unit: int) -> npt.NDArray[np.bool_]:
-        """Returns which units of a content differ from the content before it."""
-        while len(self._changed) < len(self.contents) - 1:
-            before, after = self.contents[len(self._changed) : len(self._changed) + 2]
-            self._changed.append(np.frombuffer(before, np.uint64) != np.frombuffer(after, np.uint64))
-        words = self._changed[version - 1]
-        return words if unit == 8 else np.logical_or.reduce(words.reshape(-1, unit // 8), axis=1)
+    def updates(self, unit: int) -> list[list[int]]:
+        """Returns for each content, the durable one left out, which units differ from the content before it."""
+        found = self._updates.get(unit)
+        if found is None:
+            while len(self._changed) < len(self.contents) - 1:
+                before, after = self.contents[len(self._changed) : len(self._changed) + 2]
+                self._changed.append(np.frombuffer(before, np.uint64) != np.frombuffer(after, np.uint64))
+            found = self._updates[unit] = [
+                np.flatnonzero(
+                    words if unit == 8 else np.logical_or.reduce(words.reshape(-1, unit // 8), axis=1)
+                ).tolist()
+                for words in self._changed
+            ]
+        return found
 
-    def ever_changed(self, unit: int) -> npt.NDArray[np.bool_]:
-        """Returns which units have more than one content."""
-        changed = self.changed(1, unit)
-        for version in range(2, len(self.contents)):
-            changed = changed | self.changed(version, unit)
-        return changed
+    def units(self, unit: int) -> list[int]:
+        """Returns the units with more than one content."""
+        updates = self.updates(unit)
+        return updates[0] if len(updates) == 1 else sorted(set().union(*updates))
+
+    def distinct(self, unit: int, index: int) -> list[int]:
+        """Returns one version of every distinct content of a unit."""
+        low, high = index * unit, (index + 1) * unit
+        return sorted({content[low:high]: version for version, content in enumerate(self.contents)}.values())
+
+
+class Content:
+    """A file as a crash leaves it, without its name: all durable. Shared between images, so never changed."""
+
+    __slots__ = ("_key", "_whole", "number", "pages", "size")
+
+    def __init__(self, number: int, pages: list[bytes], size: int) -> None:
+        self.number = number
+        self.pages = pages
+        self.size = size
+        self._key: int | None = None
+        self._whole: bytes | None = None
+
+    def whole(self) -> bytes:
+        """Returns all pages as one."""
+        if self._whole is None:
+            self._whole = b"".join(self.pages)
+        return self._whole
+
+    def key(self) -> int:
+        """Returns a hash of size and bytes; equal files have equal ones, in one process."""
+        if self._key is None:
+            self._key = hash((self.size, *self.pages))  # bytes remember their hash: only new pages are read
+        return self._key
 
 
 class Inode:
@@ -89,6 +139,7 @@ class Inode:
         self._seen = b""  # the array's content at the last look
         self._stored = False  # whether anybody may have stored into it
         self._views: list[weakref.ref[npt.NDArray[np.uint8]]] = []
+        self._content: Content | None = None  # all of it, until it changes
 
     def copy(self) -> Inode:
         """Returns the file as another process finds it in the page cache: same state, no mappings."""
@@ -99,9 +150,10 @@ class Inode:
         other.history = {page: history.copy() for page, history in self.history.items()}
         return other
 
-    def cut(self, size: int, replaced: dict[int, bytes]) -> Inode:
-        """Returns the file as found after a power cut: ``size`` bytes, all durable, some pages replaced."""
-        other = Inode(self.number)
+    def cut(self, size: int, replaced: dict[int, bytes]) -> Content:
+        """Returns the file as found after a power cut: ``size`` bytes, some pages replaced."""
+        if size == self.size and not replaced:
+            return self._whole()
         pages = self.pages.copy()
         for page, content in replaced.items():
             pages[page] = content
@@ -110,9 +162,21 @@ class Inode:
         rest = size % PAGE
         if rest and size != self.size:
             pages[-1] = pages[-1][:rest] + bytes(PAGE - rest)
-        other.pages = pages
-        other.size = other.durable_size = size
-        return other
+        return Content(self.number, pages, size)
+
+    def survivor(self, *, evicted: bool = False) -> Content:
+        """Returns the file as another process sees it, also after its clean pages have left the page cache."""
+        lost = {page: history.contents[0] for page, history in self.history.items() if history.lost} if evicted else {}
+        return self.cut(self.size, lost)
+
+    @classmethod
+    def found(cls, content: Content) -> Inode:
+        """Returns the file that a content stands for."""
+        inode = cls(content.number)
+        inode.pages = content.pages.copy()
+        inode.size = inode.durable_size = content.size
+        inode._content = content
+        return inode
 
     # ---- what a process does with it
 
@@ -167,6 +231,7 @@ class Inode:
             if self._array is not None:
                 self._seen += bytes(added * PAGE)
         self.size = size
+        self._content = None
 
     def map(self, length: int, reserve_bytes_max: int, *, writable: bool) -> npt.NDArray[np.uint8]:
         """Returns the bytes from the beginning as an array; it may reach beyond the file's end."""
@@ -211,10 +276,11 @@ class Inode:
 
     # ---- what becomes durable
 
-    def sync(self, offset: int, length: int) -> None:
-        """Settles the dirty pages of the range, and the size."""
+    def sync(self, offset: int, length: int, begun: int) -> None:
+        """Settles the dirty pages of the range, and the size. What came after ``begun``, during the sync, stays."""
         for page in self._dirty_pages(offset, length):
-            del self.history[page]
+            if not self.history[page].settle(begun):
+                del self.history[page]
         self.durable_size = self.size
 
     def lose(self, offset: int, length: int) -> None:
@@ -232,6 +298,7 @@ class Inode:
         """Drops clean pages from memory: lost ones show what the disk holds, here the durable content."""
         for page in [page for page, history in self.history.items() if history.lost]:
             self.pages[page] = self.history.pop(page).contents[0]
+            self._content = None
 
     # ---- parts
 
@@ -240,6 +307,12 @@ class Inode:
             self.history[page] = History(self.pages[page])
         self.history[page].add(content, sequence)
         self.pages[page] = content
+        self._content = None
+
+    def _whole(self) -> Content:
+        if self._content is None:
+            self._content = Content(self.number, self.pages.copy(), self.size)
+        return self._content
 
     def _dirty_pages(self, offset: int, length: int) -> list[int]:
         first, end = offset // PAGE, -(-(offset + length) // PAGE)

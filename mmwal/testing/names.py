@@ -13,10 +13,17 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mmwal.testing.inode import Inode
 
 Entries = dict[str, Inode]
+
+
+@lru_cache(maxsize=4096)
+def parts_of(path: str) -> tuple[str, str]:
+    """Returns the directory of a path and the name in it."""
+    return posixpath.split(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class NameOperation:
 
     @property
     def directory(self) -> str:
-        return posixpath.dirname(self.new or self.old or "")
+        return parts_of(self.new or self.old or "")[0]
 
     def apply(self, entries: Entries) -> bool:
         """Changes the entries where that is feasible; returns whether it was."""
@@ -74,8 +81,8 @@ class Names:
 
     def in_directory(self, directory: str) -> list[str]:
         """Returns the names in a directory, sorted."""
-        paths = [*self.entries, *self.directories]
-        return sorted({posixpath.basename(path) for path in paths if posixpath.dirname(path) == directory} - {""})
+        parts = map(parts_of, (*self.entries, *self.directories))
+        return sorted({name for parent, name in parts if parent == directory} - {""})
 
     def reachable(self) -> list[Inode]:
         """Returns the inodes that some power cut leaves with a name, oldest first."""

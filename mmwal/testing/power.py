@@ -21,18 +21,22 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.testing.inode import PAGE, History, Inode
+from mmwal.testing.inode import PAGE, Content, History, Inode
 
 if TYPE_CHECKING:
     from mmwal.testing.names import Entries, Names
 
+Contents = dict[str, Content]  # by path
+
 UNITS = (4096, 512, 8)
 CHANCES = (50, 10, 90)
+_FAR = 1 << 63
+_PLACES = {unit: np.arange(PAGE // unit) for unit in UNITS}
 FEW = 64  # where so few images are possible, a smaller budget takes a sample of them
 
 
@@ -47,14 +51,18 @@ class PowerCut:
         ]
         self.unsized = [inode for inode in reachable if inode.size != inode.durable_size]
         self._units: dict[int, list[tuple[int, int]]] = {}
-        self._updates: dict[int, list[tuple[int, int, int, npt.NDArray[np.intp]]]] = {}
-        self._contents: dict[int, list[tuple[int, int, list[int]]]] = {}
+        self._variants: dict[int, list[tuple[int, int, list[int]]]] = {}
+        self._updates: dict[int, list[tuple[int, int, int, list[int]]]] = {}
+        self._after: dict[int, tuple[Entries, int]] = {}
 
     # ---- choosing
 
     def choices(self, rng: random.Random, budget: int, names: str = "both") -> Iterator[str]:
         """Yields up to ``budget`` choices: all if they fit, else telling ones, then random ones."""
         if budget <= 0:
+            return
+        if not (self.loose or self.unsized or self._names.pending):
+            yield "0/0/new"
             return
         masks = self._name_masks(names, max(budget, FEW))
         units: tuple[int, ...] = UNITS
@@ -75,6 +83,10 @@ class PowerCut:
             structured_max = int(budget / 2 + rng.random())
             yield from itertools.islice(self._drawn(rng, units, structured_max, names), budget)
 
+    def words(self) -> int:
+        """Returns how many 8-byte words have more than one content."""
+        return len(self._unit_list(8))
+
     def _corners(self, names: str) -> Iterator[str]:
         every, sizes = (1 << len(self._names.pending)) - 1, (1 << len(self.unsized)) - 1
         for mask, size, kind in (
@@ -84,7 +96,7 @@ class PowerCut:
             (every, sizes, "old"),
             (0, sizes, "new"),
         ):
-            yield f"{self._names.after(mask)[1]:x}/{size:x}/{kind}"
+            yield f"{self._left(mask)[1]:x}/{size:x}/{kind}"
 
     def _drawn(self, rng: random.Random, units: tuple[int, ...], structured_max: int, names: str) -> Iterator[str]:
         """Yields the structured choices, all or a sample of them, then random ones without end."""
@@ -92,8 +104,8 @@ class PowerCut:
             (kind, unit, count)
             for unit in units
             for kind, count in (
-                ("but", self._unit_count(unit)),
-                ("one", self._unit_count(unit)),
+                ("but", len(self._unit_list(unit))),
+                ("one", len(self._unit_list(unit))),
                 ("fwd", self._update_count(unit) - 1),
                 ("rev", self._update_count(unit) - 1),
             )
@@ -129,7 +141,7 @@ class PowerCut:
             elif way == 3:
                 mask = rng.getrandbits(count + 1) >> 1
             sizes = rng.choice((sizes, 0, rng.getrandbits(unsized + 1) >> 1))
-        return f"{self._names.after(mask)[1]:x}/{sizes:x}"
+        return f"{self._left(mask)[1]:x}/{sizes:x}"
 
     def _name_masks(self, names: str, limit: int) -> list[int]:
         """Returns every set of operations that may survive; none at all if they are too many."""
@@ -138,7 +150,7 @@ class PowerCut:
         if names == "ordered":
             return prefixes
         subsets = range(1 << count) if 1 << count <= limit else ()
-        return list(dict.fromkeys(self._names.after(mask)[1] for mask in [*prefixes, *subsets])) if subsets else []
+        return list(dict.fromkeys(self._left(mask)[1] for mask in [*prefixes, *subsets])) if subsets else []
 
     def _groups(self, masks: list[int], unit: int, limit: int) -> tuple[int, list[tuple[str, list[int]]]]:
         """Returns how many images there are, and for each choice of names and sizes which units are in them.
@@ -146,28 +158,32 @@ class PowerCut:
         Gives up beyond the limit.
         """
         total, groups = 0, []
-        if self._unit_count(unit) > limit.bit_length() + 8:
+        if len(self._unit_list(unit)) > limit.bit_length() + 8:
             return limit + 1, []
+        placed = [
+            (place, self.loose[loose][0].number, self.loose[loose][1] * PAGE + index * unit, len(distinct))
+            for place, (loose, index, distinct) in enumerate(self._variant_list(unit))
+        ]
         for mask in masks:
-            named = {inode.number for inode in self._names.after(mask)[0].values()}
+            named = {inode.number for inode in self._left(mask)[0].values()}
             sized = [1 << place for place, inode in enumerate(self.unsized) if inode.number in named]
             for kept in range(1 << len(sized)):
                 sizes = sum(bit for place, bit in enumerate(sized) if kept >> place & 1)
-                inside = [
-                    place
-                    for place, (loose, index, _) in enumerate(self._content_list(unit))
-                    if self.loose[loose][0].number in named
-                    and self.loose[loose][1] * PAGE + index * unit < self._size(self.loose[loose][0], sizes)
-                ]
-                total += math.prod(len(self._content_list(unit)[place][2]) for place in inside)
+                ends = {
+                    inode.number: inode.durable_size
+                    for place, inode in enumerate(self.unsized)
+                    if not sizes >> place & 1
+                }
+                inside = [part for part in placed if part[1] in named and part[2] < ends.get(part[1], _FAR)]
+                total += math.prod([count for _, _, _, count in inside])
                 if total > limit:
                     return total, []
-                groups.append((f"{mask:x}/{sizes:x}", inside))
+                groups.append((f"{mask:x}/{sizes:x}", [place for place, _, _, _ in inside]))
         return total, groups
 
     def _in_groups(self, groups: list[tuple[str, list[int]]], unit: int) -> Iterator[str]:
         """Yields the choices of the groups, with the newest content for each unit that an image does not have."""
-        bases = [len(distinct) for _, _, distinct in self._content_list(unit)]
+        bases = [len(distinct) for _, _, distinct in self._variant_list(unit)]
         weights = [math.prod(bases[:place]) for place in range(len(bases))]
         for metadata, inside in groups:
             for digits in itertools.product(*(range(bases[place]) for place in inside)):
@@ -182,18 +198,15 @@ class PowerCut:
 
     # ---- building
 
-    def build(self, choice: str) -> Entries:
-        """Returns the names and files that a choice leaves."""
+    def build(self, choice: str) -> Contents:
+        """Returns the names and files that a choice leaves; what no choice can change is shared."""
         mask, sizes, kind = choice.split("/")
-        entries, _ = self._names.after(int(mask, 16))
+        names, _ = self._left(int(mask, 16))
         picked: dict[int, dict[int, bytes]] = {}
         for (inode, page, _), content in zip(self.loose, self._pages(kind), strict=True):
             picked.setdefault(inode.number, {})[page] = content
-        left = {
-            inode.number: inode.cut(self._size(inode, int(sizes, 16)), picked.get(inode.number, {}))
-            for inode in entries.values()
-        }
-        return {path: left[inode.number] for path, inode in entries.items()}
+        kept = int(sizes, 16)
+        return {path: inode.cut(self._size(inode, kept), picked.get(inode.number, {})) for path, inode in names.items()}
 
     def _pages(self, kind: str) -> list[bytes]:
         """Returns a content for every loose page."""
@@ -228,7 +241,7 @@ class PowerCut:
             if k >= len(units):
                 pages[place] = content
             else:
-                cut = int(units[k]) * unit
+                cut = units[k] * unit
                 pages[place] = content[:cut] + pages[place][cut:]
                 break
             k -= len(units)
@@ -250,11 +263,15 @@ class PowerCut:
         ]
 
     def _combination(self, unit: int, k: int) -> list[bytes]:
-        versions = [np.zeros(PAGE // unit, np.intp) for _ in self.loose]
-        for place, index, distinct in self._content_list(unit):
+        pages: list[Any] = [history.contents[-1] for _, _, history in self.loose]
+        for place, index, distinct in self._variant_list(unit):
             k, digit = divmod(k, len(distinct))
-            versions[place][index] = distinct[-1 - digit]  # the newest first
-        return [mixed(history, unit, chosen) for (_, _, history), chosen in zip(self.loose, versions, strict=True)]
+            if digit:  # 0 is the newest
+                if isinstance(pages[place], bytes):
+                    pages[place] = bytearray(pages[place])
+                content = self.loose[place][2].contents[distinct[-1 - digit]]
+                pages[place][index * unit : (index + 1) * unit] = content[index * unit : (index + 1) * unit]
+        return [bytes(page) for page in pages]
 
     def _random(self, unit: int, chance: int, seed: int) -> list[bytes]:
         rng = random.Random(seed)
@@ -284,51 +301,46 @@ class PowerCut:
         """Units with more than one content, as (place in `loose`, index in the page)."""
         if unit not in self._units:
             self._units[unit] = [
-                (place, int(index))
-                for place, (_, _, history) in enumerate(self.loose)
-                for index in np.flatnonzero(history.ever_changed(unit))
+                (place, index) for place, (_, _, history) in enumerate(self.loose) for index in history.units(unit)
             ]
         return self._units[unit]
 
-    def _unit_count(self, unit: int) -> int:
-        return sum(int(np.count_nonzero(history.ever_changed(unit))) for _, _, history in self.loose)
+    def _variant_list(self, unit: int) -> list[tuple[int, int, list[int]]]:
+        """The same with one version of every distinct content."""
+        if unit not in self._variants:
+            self._variants[unit] = [
+                (place, index, self.loose[place][2].distinct(unit, index)) for place, index in self._unit_list(unit)
+            ]
+        return self._variants[unit]
 
-    def _update_list(self, unit: int) -> list[tuple[int, int, int, npt.NDArray[np.intp]]]:
+    def _update_list(self, unit: int) -> list[tuple[int, int, int, list[int]]]:
         """Changes in the order seen, as (sequence, place in `loose`, version, units that it changed)."""
         if unit not in self._updates:
             self._updates[unit] = sorted(
-                (
-                    (
-                        history.sequence[version],
-                        place,
-                        version,
-                        np.flatnonzero(history.changed(version, unit)),
-                    )
-                    for place, (_, _, history) in enumerate(self.loose)
-                    for version in range(1, len(history.contents))
-                ),
-                key=lambda update: update[:3],
+                (history.sequence[version], place, version, changed)
+                for place, (_, _, history) in enumerate(self.loose)
+                for version, changed in enumerate(history.updates(unit), 1)
             )
         return self._updates[unit]
 
     def _update_count(self, unit: int) -> int:
-        return sum(len(units) for _, _, _, units in self._update_list(unit))
+        return sum(len(changed) for _, _, history in self.loose for changed in history.updates(unit))
 
-    def _content_list(self, unit: int) -> list[tuple[int, int, list[int]]]:
-        """Units with more than one content and, for each, one version of every distinct content."""
-        if unit not in self._contents:
-            found = []
-            for place, index in self._unit_list(unit):
-                low, high = index * unit, (index + 1) * unit
-                contents = self.loose[place][2].contents
-                distinct = {content[low:high]: version for version, content in enumerate(contents)}
-                found.append((place, index, sorted(distinct.values())))
-            self._contents[unit] = found
-        return self._contents[unit]
+    def _left(self, mask: int) -> tuple[Entries, int]:
+        """The names left when the operations of ``mask`` survive, and which were feasible."""
+        if mask not in self._after:
+            self._after[mask] = self._names.after(mask)
+        return self._after[mask]
+
+
+def key_of(contents: Contents, directories: list[str]) -> int:
+    """Returns a hash of all names, sizes and bytes; equal images have equal ones, in one process."""
+    files = sorted([(path, content.key()) for path, content in contents.items()])
+    return hash((*files, *directories))
 
 
 def mixed(history: History, unit: int, versions: npt.NDArray[np.intp]) -> bytes:
     """Returns a page with each unit taken from the version given for it."""
     stack = history.stack()
     units = stack.reshape(len(stack), PAGE // unit, unit // 8)
-    return units[versions, np.arange(PAGE // unit)].tobytes()
+    return units[versions, _PLACES[unit]].tobytes()

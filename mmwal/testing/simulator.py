@@ -10,7 +10,8 @@
             check(open_log(image, "/wal"))      # ... it may have its own on_step: crashes of the recovery
         check(open_log(disk.kill(), "/wal"))    # a new disk, as found after kill -9
 
-What may be lost is in `power.py` and `names.py`; a file is in `inode.py`, failing calls are in `faults.py`,
+What may be lost is in `power.py` and `names.py`; a file is in `inode.py`, failing calls are in `faults.py`, a disk
+on which nothing is watched, for recoveries that nobody crashes again, in `leaf.py`,
 clock and workers in `background.py`. Not modelled: threads, other processes, a disk that breaks its word.
 
 * Stores through a mapping are noticed by comparison, at every call and at `observe`. What was stored between
@@ -23,6 +24,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -40,7 +42,7 @@ from mmwal.testing.background import (
 from mmwal.testing.faults import Fault, failure, label_of
 from mmwal.testing.inode import PAGE, Inode, SimulatorError, mapped_view
 from mmwal.testing.names import NameOperation, Names
-from mmwal.testing.power import PowerCut
+from mmwal.testing.power import Contents, PowerCut
 
 __all__ = ["SimulatedDisk", "SimulatedFile", "SimulatedMapping", "SimulatorError"]
 
@@ -79,6 +81,7 @@ class SimulatedDisk:
         self.changes = 0  # moves whenever the set of possible images may have
         self.labels: Counter[str] = Counter()  # steps by label
         self.faults: list[Fault] = []
+        self._written = 0.0  # how much the write that fails just now has written
         self._names = names
         self._next_inode = next_inode
         self._mapped: list[Inode] = []
@@ -88,6 +91,7 @@ class SimulatedDisk:
         self._writer_locks: dict[int, int] = {}  # inode number to pid
         self._reader_locks: Counter[int] = Counter()
         self._fork_callbacks: list[Callable[[], None]] = []
+        self._open_files: weakref.WeakSet[SimulatedFile] = weakref.WeakSet()
         self._random: random.Random | None = None
         self._random_drawn = 0
         self._cut: tuple[int, PowerCut] | None = None
@@ -110,9 +114,18 @@ class SimulatedDisk:
 
     def image(self, choice: str) -> SimulatedDisk:
         """Returns the disk found after the power cut that a choice describes: all durable, locks gone."""
-        names = Names(self._power_cut().build(choice), self._names.directories.copy())
-        clock = Clock(self._clock.time_ns + REBOOT_NS, BOOT_NS)
-        return self._successor(names, choice, clock)
+        disk = SimulatedDisk.__new__(SimulatedDisk)
+        files = {path: Inode.found(content) for path, content in self.contents(choice).items()}
+        self._succeed(disk, Names(files, self._names.directories.copy()), choice)
+        return disk
+
+    def unsettled_words(self) -> int:
+        """Returns how many 8-byte words a power cut now may leave with more than one content."""
+        return self._power_cut().words()
+
+    def contents(self, choice: str) -> Contents:
+        """Returns the files of the image, by path."""
+        return self._power_cut().build(choice)
 
     def kill(self, *, evicted: bool = False) -> SimulatedDisk:
         """Returns the disk found after ``kill -9``: everything is there, nothing became durable, locks gone.
@@ -129,8 +142,14 @@ class SimulatedDisk:
                     copies[inode.number].evict()
             return copies[inode.number]
 
-        clock = Clock(self._clock.time_ns + TICK_NS, self._clock.monotonic_ns + TICK_NS)
-        return self._successor(self._names.copy(copied), "kill evicted" if evicted else "kill", clock)
+        disk = SimulatedDisk.__new__(SimulatedDisk)
+        self._succeed(disk, self._names.copy(copied), "kill evicted" if evicted else "kill")
+        return disk
+
+    def survivors(self, *, evicted: bool = False) -> Contents:
+        """Returns the files of the disk found after ``kill -9``, by path."""
+        self._look()
+        return {path: inode.survivor(evicted=evicted) for path, inode in self._names.entries.items()}
 
     def digest(self) -> str:
         """Returns a digest of all names, sizes and contents that the process sees."""
@@ -143,19 +162,27 @@ class SimulatedDisk:
         whole.update("\0".join(sorted(self._names.directories)).encode())
         return whole.hexdigest()
 
+    @property
+    def directories(self) -> list[str]:
+        """The directories, in the order in which they were made."""
+        return self._names.directories.copy()
+
     def _power_cut(self) -> PowerCut:
         self._look()
         if self._cut is None or self._cut[0] != self.changes:
             self._cut = (self.changes, PowerCut(self._names))
         return self._cut[1]
 
-    def _successor(self, names: Names, how: str, clock: Clock) -> SimulatedDisk:
-        disk = SimulatedDisk.__new__(SimulatedDisk)
+    def _succeed(self, disk: SimulatedDisk, names: Names, how: str) -> None:
+        """Starts the disk that is found after a crash: a power cut by its choice, or a kill."""
+        if how.startswith("kill"):
+            clock = Clock(self._clock.time_ns + TICK_NS, self._clock.monotonic_ns + TICK_NS)
+        else:
+            clock = Clock(self._clock.time_ns + REBOOT_NS, BOOT_NS)
         seed = f"{self.seed},{self.steps}.{self._random_drawn}.{how}"
         if len(seed) > 200:
             seed = blake2b(seed.encode(), digest_size=16).hexdigest()
         disk._start(names, seed, self.pid + 1, self._reserve_bytes_max, clock, self._next_inode)
-        return disk
 
     # ---- faults, time and workers, for the harness
 
@@ -178,6 +205,17 @@ class SimulatedDisk:
     def run_workers(self) -> bool:
         """Runs every worker that is due, once; returns whether one ran."""
         return self._background.run()
+
+    def held(self) -> dict[str, list[str]]:
+        """Returns what the process still holds, by kind; nothing of it once everything was closed."""
+        found = {
+            "open files": sorted(file.path for file in self._open_files),
+            "writer's locks": [str(number) for number in self._writer_locks],
+            "readers' locks": [str(number) for number, count in self._reader_locks.items() if count],
+            "workers": [worker.name for worker in self._background.workers],
+            "fork callbacks": [repr(callback) for callback in self._fork_callbacks],
+        }
+        return {kind: names for kind, names in found.items() if names}
 
     def advance(self, seconds: float) -> None:
         """Lets time pass."""
@@ -203,6 +241,7 @@ class SimulatedDisk:
 
     def exists(self, path: str) -> bool:
         path = _normal(path)
+        self._rare("exists", path)
         return path in self._names.entries or path in self._names.directories
 
     def list_directory(self, path: str) -> list[str]:
@@ -221,16 +260,16 @@ class SimulatedDisk:
     def create(self, path: str) -> SimulatedFile:
         path = _normal(path)
         self._directory(posixpath.dirname(path))
-        if self.exists(path):
+        if path in self._names.entries or path in self._names.directories:
             raise failure(errno.EEXIST, path)
         self._begin("create", path)
-        return SimulatedFile(self, self._new_inode(path), path, True)
+        return self._opened(self._new_inode(path), path, True)
 
     def open(self, path: str, *, writable: bool) -> SimulatedFile:
         path = _normal(path)
         inode = self._file(path)
         self._begin("open", path, step=False)
-        return SimulatedFile(self, inode, path, writable)
+        return self._opened(inode, path, writable)
 
     def rename(self, old: str, new: str) -> None:
         old, new = _normal(old), _normal(new)
@@ -281,7 +320,9 @@ class SimulatedDisk:
         return SimulatedLock(lambda: self._reader_locks.subtract([held.pop()]) if held else None)
 
     def has_readers(self, path: str) -> bool:
-        return self._reader_locks[self._file(_normal(path)).number] > 0
+        path = _normal(path)
+        self._rare("has_readers", path)
+        return self._reader_locks[self._file(path).number] > 0
 
     # ---- time, chance, workers
 
@@ -300,10 +341,11 @@ class SimulatedDisk:
         return self._random.randbytes(count)
 
     def start_worker(self, name: str, step: Callable[[], float | None]) -> SimulatedWorker:
+        self._rare("start_worker", f"/{name}")
         return self._background.start(name, step)
 
     def condition(self) -> SimulatedCondition:
-        return SimulatedCondition(self._background)
+        return self._background.condition()
 
     def compiled_gate(self, block: Any, segment_bytes: int) -> None:
         """Returns None: the sync gate in C makes system calls."""
@@ -338,15 +380,25 @@ class SimulatedDisk:
             return None
         label = label_of(operation, path)
         struck = [fault for fault in self.faults if fault.strikes(operation, label, step)]
-        return struck[0].error(operation, path) if struck else None
+        if not struck:
+            return None
+        self._written = struck[0].written
+        return struck[0].error(operation, path)
+
+    def _rare(self, operation: str, path: str) -> None:
+        """Raises what was ordered for a call that hardly ever fails; nothing else of the simulation takes note."""
+        for fault in self.faults:
+            if fault.strikes(operation, label_of(operation, path), False, rare=True):
+                raise fault.error(operation, path)
 
     def _sync(self, inode: Inode, path: str, offset: int, length: int) -> None:
+        begun = self.steps
         error = self._fault("sync", path)
         self.changes += 1
         if error is not None:
             inode.lose(offset, length)
             raise error
-        inode.sync(offset, length)
+        inode.sync(offset, length, begun)
 
     def _step(self, label: str) -> None:
         self._look()
@@ -364,6 +416,9 @@ class SimulatedDisk:
         self.changes += inode.look(self.steps)
         if not inode.is_mapped and inode in self._mapped:
             self._mapped.remove(inode)
+
+    def _opened(self, inode: Inode, path: str, writable: bool) -> SimulatedFile:
+        return SimulatedFile(self, inode, path, writable)
 
     def _new_inode(self, path: str) -> Inode:
         inode = Inode(self._next_inode)
@@ -395,6 +450,7 @@ class SimulatedFile:
         self._inode = inode
         self._writable = writable
         self._closed = False
+        disk._open_files.add(self)
 
     def size(self) -> int:
         self._check()
@@ -440,11 +496,12 @@ class SimulatedFile:
 
     def close(self) -> None:
         self._closed = True
+        self._disk._open_files.discard(self)
 
     def _store(self, operation: str, offset: int, content: bytes) -> None:
         error = self._disk._fault(operation, self.path)
         if error is not None:  # a short write
-            content = content[: len(content) // 2]
+            content = content[: int(len(content) * self._disk._written)]
         self._inode.write(offset, content, self._disk.steps)
         self._disk.changes += 1
         if error is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,8 @@ from mmwal.kernel import load
 from mmwal.log.batch import append_rows
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
 from mmwal.log.log import Log, Tail
-from mmwal.log.reader import decode_entry, read_entries, read_extents
-from mmwal.log.segment import segment_number
+from mmwal.log.reader import Extent, decode_entry, read_entries, read_extents
+from mmwal.log.segment import segment_name, segment_number
 from mmwal.recovery.tail import repair, survey
 from mmwal.testing.model import Found, Group, Model
 from mmwal.testing.simulator import SimulatedDisk
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 WAL = "/wal"
 DECODED_MAX = 8192
+KNOWN_MAX = 1024
 FAULTS = (
     *("sync", "sync", "spare.wal sync", "spare.wal sync", "segment.wal sync", "control sync", "sync_directory"),
     *("allocate", "zero", "create", "rename", "unlink", "write", "control write", "spare.wal write", "step", "any"),
@@ -57,7 +57,8 @@ class LogTarget:
     def __init__(self, kernel: str = "py") -> None:
         self.name = f"log-{kernel}"
         self.kernel: Kernel = load(kernel)
-        self._decoded: dict[bytes, list[Any]] = {}
+        self._decoded: dict[bytes, tuple[Any, ...]] = {}  # by frame
+        self._known: dict[Any, list[tuple[Group, int]]] = {}  # what segments tell
 
     def story(self, rng: random.Random) -> LogStory:
         return LogStory(
@@ -97,7 +98,7 @@ class LogTarget:
         """Recovers and reads, without a `Log`; frames that were decoded before are not decoded again."""
         tail = self._recover(disk, story)
         control, end_lsn = tail.control, tail.end_lsn
-        return Found(control.oldest_lsn, list(self._read(disk, control, end_lsn)), (control.oldest_lsn, end_lsn))
+        return Found(control.released_lsn, self._read(disk, control, end_lsn), (control.oldest_lsn, end_lsn))
 
     def damage(self, disk: SimulatedDisk, story: LogStory, model: Model, rng: random.Random) -> str | None:
         listed = disk.list_directory(WAL) if disk.exists(WAL) else []
@@ -133,37 +134,64 @@ class LogTarget:
         if control is None:
             assert not any("segment" in name for name in disk.list_directory(WAL)), "segments without a control file"
             control = create_control(disk, WAL, new_identity(disk, story.dimension))
+        else:
+            disk.sync_directory(WAL)  # as `open_identity`: names may be in memory only
         return repair(disk, self.kernel, WAL, lock, survey(disk, self.kernel, WAL, control))
 
-    def _read(self, disk: SimulatedDisk, control: LogControl, end_lsn: int) -> Iterator[Group]:
-        """Yields the groups of the log as `read_entries` would, frame by frame."""
-        oldest_lsn, identity = control.oldest_lsn, control.identity
-        members: dict[int, list[Any]] = {}
+    def _read(self, disk: SimulatedDisk, control: LogControl, end_lsn: int) -> list[Group]:
+        """Returns the groups of the log as `read_entries` would."""
+        oldest_lsn = control.released_lsn
         if end_lsn <= oldest_lsn:
-            return  # perhaps not even a segment
-        for extent in read_extents(disk, self.kernel, WAL, identity, self._first_frame(control), end_lsn):
-            frames = extent.frames
-            columns = (frames[name].tolist() for name in ("start_lsn", "commit", "kind", "txn"))
-            for index, (start_lsn, commit, kind, txn) in enumerate(zip(*columns, strict=True)):
-                length = (commit & LENGTH_MASK) * ALIGNMENT
-                lsn = start_lsn + length
-                if kind == Kind.COMMIT:
-                    rows = members.pop(txn, [])
-                elif kind in ROW_KINDS:
-                    at = start_lsn - extent.base_lsn
-                    raw = bytes(extent.view[at : at + length])
-                    if raw not in self._decoded:
-                        if len(self._decoded) >= DECODED_MAX:
-                            self._decoded.clear()
-                        self._decoded[raw] = rows_of(decode_entry(extent, frames[index], lsn, identity))
-                    rows = self._decoded[raw]
-                    if txn:
-                        members.setdefault(txn, []).extend(rows)
-                        continue
-                else:
-                    continue
-                if lsn > oldest_lsn:
-                    yield Group(tuple(rows), lsn)
+            return []  # perhaps not even a segment
+        groups: list[Group] = []
+        members: dict[int, list[Any]] = {}
+        for told in self._told(disk, control, end_lsn):
+            for group, txn in told:
+                if txn and group.rows:
+                    members.setdefault(txn, []).extend(group.rows)
+                elif group.lsn > oldest_lsn:
+                    groups.append(Group(tuple(members.pop(txn, ())), group.lsn) if txn else group)
+        return groups
+
+    def _told(self, disk: SimulatedDisk, control: LogControl, end_lsn: int) -> list[list[tuple[Group, int]]]:
+        """Returns what each segment tells: groups with the transaction that they belong to, and a group without rows
+        for the end of one. Segments are read once and known again by their bytes, those of the successor included:
+        its link may stand in for a footer."""
+        first_lsn = self._first_frame(control)
+        size = control.identity.segment_bytes
+        numbers = range(first_lsn // size, (end_lsn - 1) // size + 1)
+        contents = [content_of(disk, f"{WAL}/{segment_name(number)}", size) for number in numbers] + [b""]
+        keys = [
+            (number, control.oldest_lsn, end_lsn if number == numbers[-1] else 0, contents[place], contents[place + 1])
+            for place, number in enumerate(numbers)
+        ]
+        if not all(key in self._known for key in keys):
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            told: dict[Any, list[tuple[Group, int]]] = {key: [] for key in keys}
+            for extent in read_extents(disk, self.kernel, WAL, control.identity, first_lsn, end_lsn):
+                told[keys[extent.base_lsn // size - numbers[0]]] = self._tell(extent, control.identity)
+            self._known.update(told)
+        return [self._known[key] for key in keys]
+
+    def _tell(self, extent: Extent, identity: LogIdentity) -> list[tuple[Group, int]]:
+        told: list[tuple[Group, int]] = []
+        frames = extent.frames
+        columns = (frames[name].tolist() for name in ("start_lsn", "commit", "kind", "txn"))
+        for index, (start_lsn, commit, kind, txn) in enumerate(zip(*columns, strict=True)):
+            length = (commit & LENGTH_MASK) * ALIGNMENT
+            lsn = start_lsn + length
+            if kind == Kind.COMMIT:
+                told.append((Group((), lsn), txn))
+            elif kind in ROW_KINDS:
+                at = start_lsn - extent.base_lsn
+                raw = bytes(extent.view[at : at + length])
+                if raw not in self._decoded:
+                    if len(self._decoded) >= DECODED_MAX:
+                        self._decoded.clear()
+                    self._decoded[raw] = tuple(rows_of(decode_entry(extent, frames[index], lsn, identity)))
+                told.append((Group(self._decoded[raw], lsn), txn))
+        return told
 
     @staticmethod
     def _first_frame(control: LogControl) -> int:
@@ -176,6 +204,18 @@ def _proven(model: Model, behind_lsn: int) -> int:
     pairs = zip(model.groups, model.groups[1:], strict=False)
     known = [group.known_durable_lsn for before, group in pairs if before.lsn >= behind_lsn and group.lsn]
     return sum(1 for group in model.groups if 0 < group.lsn <= max(known, default=0))
+
+
+def content_of(disk: SimulatedDisk, path: str, length: int) -> bytes:
+    """Returns a file's bytes; none where there is no file."""
+    try:
+        file = disk.open(path, writable=False)
+    except FileNotFoundError:
+        return b""
+    try:
+        return file.read(0, length)
+    finally:
+        file.close()
 
 
 def new_identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
@@ -210,7 +250,7 @@ class LogSession:
         return f"positions out of order: {positions}" if sorted(positions) != list(positions) else None
 
     def found(self) -> Found:
-        log, oldest = self.log, self.control.oldest_lsn
+        log, oldest = self.log, self.control.released_lsn
         positions = (oldest, log.cursor.durable, log.cursor.published, log.cursor.reserved)
         extents = partial(read_extents, self.disk, log.kernel, WAL, log.identity)
         entries = read_entries(extents, log.identity, oldest, None, log.cursor.published)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from mmwal.checkpoint.control import open_control as open_data_control
 from mmwal.config import KernelName, WalConfig
 from mmwal.errors import (
     CheckpointFailedError,
@@ -24,10 +26,15 @@ from mmwal.errors import (
     WalFullError,
 )
 from mmwal.format.control import DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.metadata import decode_metadata
 from mmwal.format.segment import SEGMENT_BYTES_MIN
 from mmwal.kernel import load
 from mmwal.log.control import create_control, open_control
 from mmwal.opening import open_store
+from mmwal.recovery.log_opening import lock_directory, open_identity
+from mmwal.recovery.recover import build_index, copy_winners, decide, load_newest
+from mmwal.recovery.tail import repair, survey
+from mmwal.state.state import State
 from mmwal.store import VectorStore
 from mmwal.testing.background import SimulatedMutex
 from mmwal.testing.model import Found, Model
@@ -152,7 +159,34 @@ class StoreTarget:
         disk.make_directory(WAL)
         if open_control(disk, WAL) is None and not disk.exists(f"{DATA}/control"):
             create_control(disk, WAL, new_identity(disk, story.dimension))
-        config = WalConfig(
+        store = open_store(self._config(story), disk)
+        assert store._state is not None
+        store._state.lock = SimulatedMutex()  # type: ignore[assignment]  # workers run on this thread's stack
+        return StoreSession(disk, store, story)
+
+    def glance(self, disk: SimulatedDisk, story: StoreStory) -> StoreFound:
+        """Recovers by the steps of `mmwal/opening.py`, up to where a log is opened for writing, and reads the state."""
+        config, kernel = self._config(story), load(self._kernel)
+        if not disk.exists(f"{WAL}/control") or not disk.exists(f"{DATA}/control"):
+            return self.open(disk, story).found()
+        lock = lock_directory(disk, WAL)
+        data = open_data_control(disk, DATA)
+        control = open_identity(disk, config, WAL)
+        proven_lsn = max((slot.redo_lsn for slot in data.slots), default=0) if data else 0
+        judged = survey(disk, kernel, WAL, control, proven_lsn)
+        loaded = load_newest(disk, config, control, DATA)
+        assert loaded is not None
+        index = build_index(disk, kernel, judged, loaded.redo_lsn)
+        decision = decide(index, loaded.state)
+        tail = repair(disk, kernel, WAL, lock, judged)
+        loaded.control.restate()
+        disk.sync_directory(DATA)
+        copy_winners(kernel, index, decision, loaded.state)
+        return _shown(loaded.state, (control.oldest_lsn, tail.end_lsn))
+
+    @lru_cache(maxsize=64)  # noqa: B019 (a target lives as long as its process)
+    def _config(self, story: StoreStory) -> WalConfig:
+        return WalConfig(
             wal_dir=WAL,
             data_dir=DATA,
             dimension=story.dimension,
@@ -163,13 +197,6 @@ class StoreTarget:
             runway_segments=story.runway_segments,
             kernel=self._kernel,
         )
-        store = open_store(config, disk)
-        assert store._state is not None
-        store._state.lock = SimulatedMutex()  # type: ignore[assignment]  # workers run on this thread's stack
-        return StoreSession(disk, store, story)
-
-    def glance(self, disk: SimulatedDisk, story: StoreStory) -> StoreFound:
-        return self.open(disk, story).found()
 
     def damage(self, disk: SimulatedDisk, story: StoreStory, model: Model, rng: random.Random) -> str | None:
         """Damages a control slot or an image: everything comes back, or a typed refusal where no other copy stood."""
@@ -193,6 +220,18 @@ class StoreTarget:
         except OpenError as error:
             problem = f"refused: {error}" if spare_copy else None
         return f"{path} damaged at {at}: {problem}" if problem else None
+
+
+def _shown(state: State, positions: tuple[int, ...]) -> StoreFound:
+    """Returns what a recovered state holds."""
+    contents: Contents = {}
+    lsns: dict[Any, int] = {}
+    for id in state.directory:
+        read = state.read(id)
+        assert read is not None
+        vector, entry = read
+        contents[id], lsns[id] = (vector.tobytes(), decode_metadata(entry.metadata)), entry.lsn
+    return StoreFound(positions[0], [], positions, contents, lsns)
 
 
 def _names(disk: SimulatedDisk) -> list[str]:

@@ -1,18 +1,17 @@
 """The whole store, crashed everywhere: 30,000 power cuts distinct by content, a third and more in or after a recovery.
 
-Log, matrix, images and both control files together; every operation, checkpoint, close and open. Three shards for two
+Log, matrix, images and both control files together; every operation, checkpoint, close and open. Six shards for two
 processes, one of them on the twin.
 """
 
 import pytest
 
-from mmwal.testing.explorer import Explorer, Pace, Violation
+from mmwal.testing.explorer import DENSE, Explorer, Violation
 from mmwal.testing.target_store import StoreFound, StoreModel, StoreTarget
 from tests.conftest import _require_compiled_kernel
 
-SHARDS = [("c", 1), ("c", 2), ("py", 3)]
-DISTINCT = 10_000
-DENSE = Pace(images=6, nested_images=4)
+SHARDS = [*(("c", seed) for seed in range(1, 6)), ("py", 6)]
+DISTINCT = 5_000
 IN_EVERY_RUN = {
     "control write",
     "control sync",
@@ -37,9 +36,9 @@ def test_no_crash_loses_invents_tears_or_refuses_anything(kernel: str, seed: int
     report = explorer.report()
     assert report["distinct"] >= DISTINCT
     assert report["nested_share"] >= 0.4
-    assert report["kills"] > 500
-    assert report["damages"] > 20
-    assert report["faults_struck"] > 5
+    assert report["kills"] > 200
+    assert report["damages"] > 10
+    assert report["faults_struck"] > 2
     assert set(report["crashed_labels"]) >= IN_EVERY_RUN
 
 

@@ -16,10 +16,10 @@ def thread_named(name: str) -> list[threading.Thread]:
 
 
 def test_worker_is_a_daemon_thread_with_its_name(disk: PosixDisk) -> None:
-    worker = disk.start_worker("sync", lambda: None)
-    assert [thread.daemon for thread in thread_named("mmwal-sync")] == [True]
+    worker = disk.start_worker("probe", lambda: None)
+    assert [thread.daemon for thread in thread_named("mmwal-probe")] == [True]
     worker.stop()
-    assert thread_named("mmwal-sync") == []
+    assert thread_named("mmwal-probe") == []
 
 
 def test_stop_waits_for_a_running_step(disk: PosixDisk) -> None:

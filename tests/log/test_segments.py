@@ -253,19 +253,19 @@ def test_transaction_numbers_never_come_again(open_wal: OpenWal) -> None:
 
 
 class InterruptedDisk(SimulatedDisk):
-    """Does something between two frames of a transaction, as another thread would: when their checksums are read."""
+    """Does something between two frames of a transaction, as another thread would: when an appender asks the time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads_left = 0
+        self.frames_left = 0
         self.act: Callable[[], Any] = lambda: None
 
-    def open(self, path: str, *, writable: bool) -> Any:
-        if not writable and self.reads_left:
-            self.reads_left -= 1
-            if not self.reads_left:
+    def time_ns(self) -> int:
+        if self.frames_left and not any(worker.is_running for worker in self._background.workers):
+            self.frames_left -= 1
+            if not self.frames_left:
                 self.act()
-        return super().open(path, writable=writable)
+        return super().time_ns()
 
 
 @pytest.mark.parametrize("released", [False, True])
@@ -282,7 +282,7 @@ def test_replay_from_within_a_transaction_gives_all_of_it(open_wal: OpenWal, rel
             disk.run_workers()
 
     fill(wal, 5)
-    disk.reads_left, disk.act = 4, interrupt
+    disk.frames_left, disk.act = 6, interrupt
     lsn = wal.log_batch([f"row-{i}" for i in range(3000)], np.ones((3000, 16), np.float32))
     assert between[0] < lsn
     assert between[0] // SEGMENT > 1

@@ -19,7 +19,7 @@ from mmwal.errors import (
     WalCorruptionError,
 )
 from mmwal.format.segment import DATA_OFFSET
-from tests.store.stores import digests
+from tests.store.stores import crashed_copy, digests
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
 SEGMENT = 64 << 10
@@ -28,11 +28,6 @@ SEGMENT = 64 << 10
 def new_log(path: Path, kernel: Any, **fields: Any) -> mmwal.WalManager:
     config = mmwal.WalConfig(wal_dir=path, segment_size=SEGMENT, kernel=kernel.NAME, max_wal_size=1 << 30, **fields)
     return mmwal.WalManager(config)
-
-
-def killed(path: Path) -> None:
-    """Copies the log of a live writer: what a kill leaves, as the mapping shares the page cache."""
-    shutil.copytree(path / "wal", path / "killed", ignore=shutil.ignore_patterns("spare-*"))
 
 
 def row(number: int) -> Any:
@@ -60,7 +55,7 @@ def test_reading_changes_no_byte_also_of_a_log_that_was_killed(tmp_path: Path, k
     wal = new_log(tmp_path / "wal", kernel)
     for number in range(1000):
         wal.log_insert(number, row(number))
-    killed(tmp_path)
+    crashed_copy(tmp_path / "wal", tmp_path / "killed")
     wal.close()
     before = digests(tmp_path / "killed")
     with mmwal.WalManager.new_from_path(tmp_path / "killed", kernel=kernel.NAME) as log:
@@ -121,7 +116,7 @@ def test_damaged_entry_of_one_file_is_an_error_where_it_was_durable(tmp_path: Pa
         for number in range(10):
             wal.log_insert(number, row(number))
         second, third = wal.read_all_entries()[1:3]
-        killed(tmp_path)
+        crashed_copy(tmp_path / "wal", tmp_path / "killed")
     path = tmp_path / "killed" / "segment-0000000000000000.wal"
     with path.open("r+b") as file:
         file.seek(third.lsn - 64)

@@ -342,9 +342,7 @@ def test_wal_without_its_directory_but_with_data_is_refused(open_store: Any, roo
     assert open_store().ids() == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("skip_corrupted_entries", True), ("verify_checksums", False), ("target", 8192)]
-)
+@pytest.mark.parametrize(("field", "value"), [("target", 8192)])
 def test_recovery_setting_that_is_not_built_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
     setting = mmwal.RecoveryConfig(wal_dir=tmp_path / "wal", data_dir=tmp_path / "data", **{field: value})
     with pytest.raises(mmwal.WalConfigError, match=field):

@@ -22,17 +22,21 @@ from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, read_slots
 from mmwal.testing.simulator import SimulatedDisk
 from tests.disk.conftest import environment
 from tests.store.fixtures import disk, open_store, root, simulated
-from tests.store.stores import DIMENSION, SEGMENT, close_quietly, config, contents, digests, rows, vector
+from tests.store.stores import (
+    DIMENSION,
+    SEGMENT,
+    close_quietly,
+    config,
+    contents,
+    crashed_copy,
+    digests,
+    rows,
+    vector,
+)
 
 __all__ = ["disk", "open_store", "root", "simulated"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
-
-
-def crashed_copy(root: Path, to: Path) -> Path:
-    """What a kill -9 now would leave: every file as the page cache has it."""
-    shutil.copytree(root, to, ignore=shutil.ignore_patterns("lock"))
-    return to
 
 
 def mixed_writes(store: Any, count: int, seed: int = 1) -> None:

@@ -447,9 +447,19 @@ def test_missing_segments_that_were_never_used_are_fine(log: Log, how: str) -> N
     log.assert_goes_on(50)
 
 
-def test_missing_last_segment_is_a_cut_if_nothing_in_it_was_durable(log: Log) -> None:
+def test_missing_last_segment_is_an_error_if_later_ones_were_prepared(log: Log) -> None:
+    """Segments get their names in order and lose them in reverse: a gap is no crash's doing."""
     log.killed(PER_SEGMENT, 20)
+    assert log.disk.exists(log.path(2))
     log.unlink(1)
+    log.assert_refused(SegmentMissingError, 1)
+
+
+def test_missing_last_segments_are_a_cut_if_nothing_in_them_was_durable(log: Log) -> None:
+    log.killed(PER_SEGMENT, 20)
+    for number in range(1, 6):
+        if log.disk.exists(log.path(number)):
+            log.unlink(number)
     log.assert_goes_on(PER_SEGMENT)
 
 

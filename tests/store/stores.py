@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,28 @@ def digests(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != "lock"
     }
+
+
+def settled(root: Path) -> dict[str, str]:
+    """The digests of a live writer's files, once it has nothing left to do in the background."""
+    before: dict[str, str] = {}
+    while True:
+        try:
+            now = digests(root)
+        except FileNotFoundError:  # a spare was taken meanwhile
+            continue
+        if now == before:
+            return now
+        before = now
+        time.sleep(0.3)
+
+
+def crashed_copy(root: Path, to: Path) -> Path:
+    """Copies what a kill leaves of a live writer's files: the mappings share the page cache. A copy takes a while, so
+    it waits until nothing changes any more."""
+    settled(root)
+    shutil.copytree(root, to, ignore=shutil.ignore_patterns("lock"))
+    return to
 
 
 def allocated(root: Path) -> int:

@@ -32,7 +32,8 @@ class Embeddings:
 
 def load_embeddings() -> Embeddings:
     """Reads the embeddings from the package, installed or not."""
-    with files("mmwal").joinpath("data", "stdlib_minilm.npz").open("rb") as file, np.load(file) as arrays:
+    path = files("mmwal").joinpath("data", "stdlib_minilm.npz")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Embeddings(
             ids=[id.decode() for id in arrays["ids"].tolist()],
             # A summary was cut at so many bytes, perhaps within a character.
