@@ -130,6 +130,7 @@ def crash_commands(run: Run, share_s: float) -> list[list[str]]:
     return [
         tool(
             "crash",
+            "--dense",
             target=target,
             kernel=kernel,
             images=images,

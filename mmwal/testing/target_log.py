@@ -271,21 +271,26 @@ class LogSession:
 
     def act(self, rng: random.Random, model: Model) -> str:
         if not self._takes_writes():
-            return "failed"
+            return self._failed()
         name = rng.choices(ACTS, WEIGHTS)[0]
         if name in ("close", "kill"):
             return name
         try:
-            getattr(self, f"_{name}")(rng, model)
-        except WalFullError:
-            assert self.disk.faults or self.log.keeper.over_budget, "the log is full for no reason"
-            self._make_room(model)
+            try:
+                getattr(self, f"_{name}")(rng, model)
+            except WalFullError:
+                assert self.disk.faults or self.log.keeper.over_budget, "the log is full for no reason"
+                self._make_room(model)
         except UnavailableError:
             assert not self._takes_writes(), "an open log takes no writes"
-            return "failed"
+            return self._failed()
         except OSError:
             assert any(fault.hits for fault in self.disk.faults), "an error that nobody ordered"
         return name
+
+    def _failed(self) -> str:
+        assert any(fault.hits for fault in self.disk.faults), "the log failed, and nothing was ordered to"
+        return "failed"
 
     def _takes_writes(self) -> bool:
         return not self.log.failed

@@ -278,7 +278,7 @@ class StoreSession:
 
     def act(self, rng: random.Random, model: Model) -> str:
         if self._has_failed():
-            return "failed"
+            return self._failed()
         name = rng.choices(ACTS, WEIGHTS)[0]
         if name in ("close", "kill"):
             return name
@@ -289,7 +289,11 @@ class StoreSession:
         except (UnavailableError, OSError):
             if not any(fault.hits for fault in self.disk.faults):
                 raise
-        return "failed" if self._has_failed() else name
+        return self._failed() if self._has_failed() else name
+
+    def _failed(self) -> str:
+        assert any(fault.hits for fault in self.disk.faults), "the store failed, and nothing was ordered to"
+        return "failed"
 
     def _has_failed(self) -> bool:
         return self.store.failed
