@@ -1120,6 +1120,7 @@ MUTANTS = [
             "predecessor = Predecessor(part.info.number, part.end_lsn, 0)",
         )
         + _one("recovery/tail.py", "    NO_PREDECESSOR,\n", "    NO_PREDECESSOR,\n    Predecessor,\n"),
+        "tests/recovery/test_tail.py::test_damaged_link_behind_a_cut_is_accepted_since_the_cut_is_sealed[c]",
     ),
     Mutant(
         "run_not_linked",

@@ -364,6 +364,17 @@ def test_damaged_link_behind_a_full_segment_is_accepted(log: Log, how: str) -> N
     log.assert_goes_on(PER_SEGMENT * 2 + 30)
 
 
+def test_damaged_link_behind_a_cut_is_accepted_since_the_cut_is_sealed(log: Log) -> None:
+    log.killed(20, 0)
+    wal = log.open()  # seals at the cut, and goes on in the next segment
+    assert FOOTER.unpack(log.read(0, SEGMENT - FOOTER_BYTES, FOOTER_BYTES))
+    fill(wal, 30, 20)
+    wal.sync()
+    log.disk = log.disk.kill()
+    log.write(1, LINK_OFFSET + 10, b"rot")
+    log.assert_goes_on(50)
+
+
 # -- headers
 
 
