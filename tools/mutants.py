@@ -1111,6 +1111,13 @@ MUTANTS = [
         _one("recovery/tail.py", "segment.mapping.sync(start, stop - start)", "pass"),
     ),
     Mutant(
+        "last_seal_not_made_durable",
+        ("tail.seal_again",),
+        "the log does not open: a footer that was in memory only, and the segment whose link told the same, are gone",
+        _one("recovery/tail.py", "        _seal_again(disk, kernel, judged.sealed[-1])\n", "        pass\n"),
+        "tests/recovery/test_tail.py::test_footer_that_is_in_memory_only_is_durable_before_the_link_to_it_goes[c]",
+    ),
+    Mutant(
         "cut_not_sealed",
         ("tail.seal",),
         "entries cut off come back behind newer ones, or the log does not open",
@@ -1893,15 +1900,6 @@ EQUIVALENT = [
                 "if False:",
             ),
         ),
-        "log-py",
-    ),
-    Equivalent(
-        "seal_that_only_a_link_tells_lost",
-        ("tail.seal_again",),
-        "what lies behind the cut was zeroed, durably, before the seal; and the segment that is begun next is "
-        "linked to the same end",
-        "tests/recovery/test_tail.py::test_damaged_footer_of_a_cut_segment_is_replaced_by_the_link_too",
-        (Edit("recovery/tail.py", "        _seal_again(disk, kernel, judged.sealed[-1])\n", "        pass\n"),),
         "log-py",
     ),
     Equivalent(

@@ -551,7 +551,14 @@ STEPS = (
     Step("tail.rewrite", ("recovery/tail.py _store_again: segment.mapping.rewrite(start, end - start)",)),
     Step("tail.zero", ("recovery/tail.py _store_again: segment.view[offset:offset + size] =",)),
     Step("tail.sync", ("recovery/tail.py _store_again: segment.mapping.sync(start, stop - start)",)),
-    Step("tail.seal_again", ("recovery/tail.py _seal_again: segment.seal(frames, info.end_lsn)",)),
+    Step(
+        "tail.seal_again",
+        (
+            "recovery/tail.py _seal_again: segment.seal(frames, info.end_lsn)",
+            "recovery/tail.py _seal_again: segment.mapping.rewrite(offset, FOOTER_BYTES)",
+            "recovery/tail.py _seal_again: segment.mapping.sync(offset, FOOTER_BYTES)",
+        ),
+    ),
     Step("tail.link", ("recovery/tail.py repair: segment.link(predecessor)",)),
     Step("tail.seal", ("recovery/tail.py repair: segment.seal(part.frames, part.end_lsn)",)),
     Step("tail.readers", ("recovery/tail.py _clear: disk.has_readers(judged.control.path)",)),

@@ -23,7 +23,7 @@ import numpy as np
 from mmwal.disk.interface import Disk, Lock
 from mmwal.errors import ForeignDirectoryError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK
-from mmwal.format.segment import LINK_OFFSET, data_start
+from mmwal.format.segment import FOOTER_BYTES, LINK_OFFSET, data_start
 from mmwal.kernel.interface import SCAN_NO_FRAME
 from mmwal.log.control import LogControl
 from mmwal.log.control_file import CONTROL_NAME, TEMPORARY_NAME, open_to_read
@@ -161,9 +161,9 @@ def repair(disk: Disk, kernel: Kernel, wal_dir: str, lock: Lock, judged: Survey)
     segments = [open_segment(disk, part.info) for part in judged.run]
     for part, segment in zip(judged.run, segments, strict=True):
         _store_again(judged, part, segment)
-    # 2. Only then seals and links, in the order of the log; also the seal of which only the link of a segment that is
-    #    about to go still tells.
-    if judged.sealed and judged.sealed[-1].lost_its_footer:
+    # 2. Only then seals and links, in the order of the log; also the last seal there is: it may be in memory only, or
+    #    only the link of a segment that is about to go still tells of it.
+    if judged.sealed:
         _seal_again(disk, kernel, judged.sealed[-1])
     for part, segment in zip(judged.run, segments, strict=True):
         if not segment.linked:
@@ -484,9 +484,15 @@ def _store_again(judged: Survey, part: RunSegment, segment: Segment) -> None:
 
 
 def _seal_again(disk: Disk, kernel: Kernel, info: SegmentInfo) -> None:
+    """Makes a footer durable: the one there, which may be in memory only, or a new one from what a link says."""
     segment = open_segment(disk, info)
-    frames, _, _ = scan_frames(kernel, segment.view, info.base_lsn, info.salt, info.first_lsn, info.end_lsn)
-    segment.seal(frames, info.end_lsn)
+    if info.lost_its_footer:
+        frames, _, _ = scan_frames(kernel, segment.view, info.base_lsn, info.salt, info.first_lsn, info.end_lsn)
+        segment.seal(frames, info.end_lsn)
+    else:
+        offset = info.segment_bytes - FOOTER_BYTES
+        segment.mapping.rewrite(offset, FOOTER_BYTES)
+        segment.mapping.sync(offset, FOOTER_BYTES)
 
 
 def _clear(disk: Disk, wal_dir: str, judged: Survey) -> list[str]:

@@ -375,6 +375,24 @@ def test_damaged_link_behind_a_cut_is_accepted_since_the_cut_is_sealed(log: Log)
     log.assert_goes_on(50)
 
 
+def test_footer_that_is_in_memory_only_is_durable_before_the_link_to_it_goes(log: Log) -> None:
+    log.killed(20, 0)
+    log.open().close()  # sealed at the cut; the next segment is empty
+    log.open()
+    log.disk = log.disk.kill()  # the mark of the close is gone
+    offset = SEGMENT - FOOTER_BYTES
+    footer = log.read(0, offset, FOOTER_BYTES)
+    log.write(0, offset, bytes(FOOTER_BYTES))
+    log.disk.open(log.path(0), writable=True).write(offset, footer)  # not synced
+    images: list[tuple[str, SimulatedDisk]] = []
+    disk = log.disk.kill()
+    disk.on_step = lambda running, step, label: images.append((label, running.image(NOTHING_UNSYNCED)))
+    log._open_wal(disk=disk)
+    assert len(images) > 10
+    for label, image in images:
+        assert ids(log._open_wal(disk=image)) == names(20), label
+
+
 # -- headers
 
 
