@@ -62,6 +62,7 @@ def explore(name: str, seed: int, images: int, seconds: float, dense: bool = Fal
 def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the sum of the reports of several seeds; their images differ, as their stories do."""
     whole: dict[str, Any] = {field: sum(report[field] for report in reports) for field in SUMS}
+    whole["target"] = reports[0]["target"]
     whole["nested_share"] = round(whole["distinct_nested"] / max(1, whole["distinct"]), 3)
     whole["seconds"] = max(report["seconds"] for report in reports)
     whole["recoveries_per_second"] = sum(report["recoveries_per_second"] for report in reports)
