@@ -5,9 +5,9 @@ A recovery never does this by itself, since acknowledged entries are lost by it;
 * A stretch that was durable and has no whole frame is skipped; the first one that nothing proves durable is the torn
   tail, and ends the log as it does in an ordinary recovery.
 * A segment whose header is lost counts if its link or its footer still has its salt, and a frame agrees with that.
-* No byte of a segment is changed. The log goes on in a new segment behind all there are; what is salvaged becomes
-  durable with the checkpoints that follow, and only those release the old segments. After a crash before that, the same
-  salvage gives the same state again.
+* No byte of a segment is changed. The log goes on in a new segment behind all that are there or are known to have been:
+  no LSN is given twice. What is salvaged becomes durable with the checkpoints that follow, and only those release the
+  old segments. After a crash before that, the same salvage gives the same state again.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
 
+_PREPARED_MOST = 16  # segments that a writer prepares ahead of its cursor, and some
+
+
 @dataclass(frozen=True)
 class Loss:
     """A stretch of the log that was durable and cannot be read; ``path`` is the segment's."""
@@ -61,14 +64,10 @@ class Salvage:
     extents: list[Extent] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of all segments there are
+    next_number: int = 0  # the segment in which the log goes on
     end_lsn: int = 0
     durable_lsn: int = 0  # the greatest durable position on record
     bytes_scanned: int = 0
-
-    @property
-    def next_number(self) -> int:
-        """The segment in which the log goes on."""
-        return max(self.numbers, default=-1) + 1
 
     def index(self, redo_lsn: int) -> Index:
         """Returns what is left behind a redo point, in order; a transaction that lost an entry is left out whole.
@@ -101,12 +100,13 @@ class Salvage:
         )
 
     def tail(self, lock: Lock) -> Tail:
-        """Returns what a `Log` is built from: it begins behind everything."""
+        """Returns what a `Log` is built from: it begins behind everything. What is on record as durable stays so: until
+        the checkpoints are there, an ordinary recovery must refuse as before."""
         self.control.store_again()
         return Tail(
             lock=lock,
             control=self.control,
-            end_lsn=self.end_lsn,
+            end_lsn=max(self.end_lsn, self.control.durable_lsn),
             resume=None,
             next_number=self.next_number,
             predecessor=NO_PREDECESSOR,
@@ -131,17 +131,35 @@ def salvage(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known
     """
     size = control.identity.segment_bytes
     floor = max(control.oldest_lsn - 1, 0) // size
-    there = sorted(n for name in disk.list_directory(wal_dir) if (n := segment_number(name)) is not None)
-    found = Salvage(control, numbers=there, end_lsn=control.oldest_lsn)
+    recorded_lsn = max(known_durable_lsn, control.durable_lsn)  # by what was written to say so, not by an entry
     parts: dict[int, _Part | None] = {}
+    there = sorted(n for name in disk.list_directory(wal_dir) if (n := segment_number(name)) is not None)
     for number in [number for number in there if number >= floor]:
         info = _inspect(disk, kernel, wal_dir, control, number)
         parts[number] = _read(disk, kernel, info) if info is not None else None
-    found.durable_lsn = max([known_durable_lsn, control.durable_lsn, *map(_proven_by, parts.values())])
-    for number in range(floor, max(parts, default=floor - 1) + 1):
-        if not _take(found, f"{wal_dir}/{segment_name(number)}", number, parts):
+    whole = [number for number, part in parts.items() if part is not None]
+    last = max([floor - 1, max(recorded_lsn - 1, 0) // size, *whole])
+    near = [number for number in there if number <= last + _PREPARED_MOST]  # any other name is somebody's fancy
+    found = Salvage(control, numbers=near, next_number=max([last, *near]) + 1, end_lsn=control.oldest_lsn)
+    found.durable_lsn = max([recorded_lsn, *map(_proven_by, parts.values())])
+    expected = floor
+    for number in [*(number for number in near if number >= floor), last + 1]:
+        if expected < number and not _lose(found, wal_dir, expected, number, "missing"):
             break
+        if number <= last and not _take(found, wal_dir, number, parts):
+            break
+        expected = number + 1
     return found
+
+
+def _lose(found: Salvage, wal_dir: str, start: int, stop: int, problem: str) -> bool:
+    """Notes segments of which nothing is left; returns whether the log goes on behind them: not if they were empty."""
+    size = found.control.identity.segment_bytes
+    lost = found.durable_lsn > data_start(start, size)
+    if lost:
+        path = f"{wal_dir}/{segment_name(start)}"
+        found.losses.append(Loss(path, data_start(start, size), data_end(stop - 1, size), problem))
+    return lost
 
 
 def _inspect(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, number: int) -> SegmentInfo | None:
@@ -183,16 +201,11 @@ def _proven_by(part: _Part | None) -> int:
     return max(proofs, default=0)
 
 
-def _take(found: Salvage, path: str, number: int, parts: dict[int, _Part | None]) -> bool:
+def _take(found: Salvage, wal_dir: str, number: int, parts: dict[int, _Part | None]) -> bool:
     """Adds a segment to what is left; returns whether the log goes on behind it."""
-    size = found.control.identity.segment_bytes
-    part = parts.get(number)
+    part = parts[number]
     if part is None:
-        lost = found.durable_lsn > data_start(number, size)
-        if lost:
-            problem = "no header, and nothing that stands in for it" if number in parts else "the segment is missing"
-            found.losses.append(Loss(path, data_start(number, size), data_end(number, size), problem))
-        return lost
+        return _lose(found, wal_dir, number, number + 1, "no header, and nothing that stands in for it")
     follows = parts.get(number + 1)
     info = part.info.sealed_by_next(follows.info) if follows and not part.info.footer else part.info
     end_lsn = info.end_lsn
@@ -202,7 +215,7 @@ def _take(found: Salvage, path: str, number: int, parts: dict[int, _Part | None]
         if start >= found.durable_lsn:
             _keep(found, part, start)
             return False
-        found.losses.append(Loss(path, start, min(stop, end_lsn), "damaged"))
+        found.losses.append(Loss(info.path, start, min(stop, end_lsn), "damaged"))
     _keep(found, part, end_lsn)
     return True
 

@@ -164,6 +164,39 @@ def test_missing_segment_is_left_out(kernel: Any) -> None:
     assert "missing" in store.recovery_stats.errors[0]
 
 
+def closed(kernel: Any) -> tuple[SimulatedDisk, list[int]]:
+    """Returns a store of 200 rows that was closed, and their LSNs; its checkpoint and its mark know them all."""
+    disk, lsns = written(kernel)
+    mmwal.open(config=settings(kernel), disk=disk).close()
+    return disk, lsns
+
+
+def test_newest_segment_lost_gives_no_lsn_a_second_time(kernel: Any) -> None:
+    disk, lsns = closed(kernel)
+    names = [name for name in disk.list_directory("/wal") if name.startswith("segment")]
+    for name in names[1:]:
+        disk.unlink(f"/wal/{name}")
+    disk.sync_directory("/wal")
+    with pytest.raises(DamageError):
+        recover(disk.kill(), kernel)
+    store = recover(disk, kernel, skip_corrupted_entries=True)
+    assert contents(store) == rows()  # the checkpoint has them
+    assert store.insert("new", row(7)) > lsns[-1]
+    store.close()
+    with mmwal.open(config=settings(kernel), disk=disk) as again:
+        assert contents(again) == rows() | {"new": 7.0}
+
+
+@pytest.mark.parametrize("name", ["segment-ffffffffffffffff.wal", "segment-00000fffffffffff.wal"])
+def test_file_with_a_far_name_does_not_move_the_log_there(kernel: Any, name: str) -> None:
+    disk, lsns = written(kernel)
+    change(disk, segment(lsns[99] // SEGMENT), lsns[99] % SEGMENT + 70, b"!")
+    disk.create(f"/wal/{name}").write(0, b"somebody's")
+    store = recover(disk, kernel, skip_corrupted_entries=True)
+    assert contents(store) == rows(100)
+    assert store.insert("new", row(7)) < 100 * SEGMENT
+
+
 def test_torn_tail_is_cut_and_not_counted_as_damage(kernel: Any) -> None:
     disk, lsns = written(kernel)
     change(disk, segment(lsns[49] // SEGMENT), lsns[49] % SEGMENT + 64, b"!")
