@@ -743,7 +743,8 @@ END = Place(
     "an earlier life), something `broken` (a frame that contradicts itself or its checksum), or the segment is `full`, "
     "as one that was sealed at a cut is. "
     "`behind`: whether whole frames lie behind that place. `proof`: whether anything proves that more was durable: a "
-    "later frame, a link or footer behind, the control file, the checkpoint; and, without a mark of a clean close, "
+    "later frame, a link or footer behind, the control file, the checkpoint; a full segment before one that is "
+    "missing, since nothing fills a segment before the next one is there; and, without a mark of a clean close, "
     "segments behind one that is missing, since names come in order and go in reverse. `next`: whether the segment is "
     "there in which the log should go on.",
     {

@@ -21,7 +21,17 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from mmwal.testing.explorer import DENSE, Explorer, Pace, Target, Violation, replay
 
-SUMS = ("stories", "images", "distinct", "distinct_nested", "kills", "damages", "recoveries", "faults_struck")
+SUMS = (
+    "stories",
+    "images",
+    "distinct",
+    "distinct_nested",
+    "kills",
+    "damages",
+    "recoveries",
+    "repeated",
+    "faults_struck",
+)
 
 
 def target_named(name: str) -> Target:

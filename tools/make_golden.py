@@ -1,20 +1,26 @@
-"""Make the golden segment of this format version: `python -m tools.make_golden`.
+"""Make the golden files of this format version: `python -m tools.make_golden`.
 
-A fixed sequence of appends, with fixed salt, ids and times, through a kernel; header, link and footer around them as
-the log writes them. Both kernels give the same bytes, and they are those of `tests/golden/`: a difference is a change
-of the format. The file of an older version is never made again, only read.
+* The segment: a fixed sequence of appends, with fixed salt, ids and times, through a kernel; header, link and footer
+  around them as the log writes them.
+* The store: the directory of one that was killed, on a simulated disk of a fixed seed: both control files, a base and a
+  delta of an image, the matrix, and a tail of the log that only a recovery applies.
+
+Both kernels give the same bytes, and they are those of `tests/golden/`: a difference is a change of the format. The
+files of an older version are never made again, only read.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import mmwal.kernel
+import mmwal
+from mmwal.errors import DurabilityWarning
 from mmwal.format.frame import CHECKPOINT, COMMIT, FRAME, Kind, frame_crc, pack_ids, pack_metadata
 from mmwal.format.metadata import encode_metadata
 from mmwal.format.segment import (
@@ -31,8 +37,11 @@ from mmwal.format.segment import (
     data_end,
 )
 from mmwal.kernel.interface import BLOCK_BYTES, DURABLE
+from mmwal.testing.simulator import SimulatedDisk
 
-GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / f"segment-v{FORMAT_VERSION}.bin"
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
+GOLDEN = FOLDER / f"segment-v{FORMAT_VERSION}.bin"
+GOLDEN_STORE = FOLDER / f"store-v{FORMAT_VERSION}"
 SEGMENT_BYTES = 64 << 10
 SALT = 0x0123_4567_89AB_CDEF
 FIRST_NS = 1_767_225_600_000_000_001  # 2026-01-01
@@ -164,14 +173,56 @@ def _finished(scribe: Scribe, end_lsn: int) -> bytes:
     return bytes(scribe.content)
 
 
+def golden_store(kernel: Any) -> dict[str, bytes]:
+    """Returns the files of the golden store, by path, as this kernel writes them; empty ones left out."""
+    disk = SimulatedDisk(seed="golden")
+    config = mmwal.WalConfig(
+        wal_dir="/wal",
+        data_dir="/data",
+        dimension=3,
+        metric="cosine",
+        segment_size=SEGMENT_BYTES,
+        max_wal_size=16 * SEGMENT_BYTES,
+        sync_interval_ms=0,
+        checkpoint_interval=None,
+        runway_segments=1,
+        kernel=kernel.NAME,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DurabilityWarning)
+        store = mmwal.open(config=config, disk=disk)
+    # A base: both kinds of ids, with metadata, empty metadata and none.
+    store.insert("doc-1", [1.0, -2.5, 3.25], metadata={"title": "Wörter", "year": 2026})
+    store.insert_many(["a", 2, "é" * 20], np.arange(1.0, 10.0).reshape(3, 3), metadata=[{}, None, {"n": 1}])
+    store.checkpoint()
+    # A delta: a row that moved, an id that is gone, a new one.
+    store.update("doc-1", [9.0, 9.0, 9.5])
+    store.delete("a")
+    store.insert(-7, [1.0, 2.0, 3.0])
+    store.checkpoint()
+    # The tail.
+    store.upsert(2, [4.0, 5.0, 6.0], metadata={"tail": True})
+    store.delete("é" * 20)
+    store.insert_many(["t1", "t2"], np.ones((2, 3)))
+    left = disk.kill()
+    names = [f"{folder}/{name}" for folder in ("wal", "data") for name in left.list_directory(f"/{folder}")]
+    files = {name: left.open(f"/{name}", writable=False) for name in names}
+    return {name: file.read(0, file.size()) for name, file in files.items() if file.size()}
+
+
 def main() -> int:
-    """Writes the file, unless it is there and would change."""
-    content = golden_segment(mmwal.kernel.load("py"))
-    if GOLDEN.exists() and GOLDEN.read_bytes() != content and "--replace" not in sys.argv:
-        print(f"{GOLDEN.name} would change, and so the format; pass --replace if that is meant", file=sys.stderr)
-        return 1
-    GOLDEN.write_bytes(content)
-    print(f"{GOLDEN.name}: {len(content):,} bytes")
+    """Writes the files, unless they are there and would change."""
+    kernel = mmwal.kernel.load("py")
+    files = {GOLDEN: golden_segment(kernel)}
+    files |= {GOLDEN_STORE / name: content for name, content in golden_store(kernel).items()}
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content and "--replace" not in sys.argv:
+            print(f"{path.name} would change, and so the format; pass --replace if that is meant", file=sys.stderr)
+            return 1
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        print(f"{path.relative_to(FOLDER)}: {len(content):,} bytes")
     return 0
 
 

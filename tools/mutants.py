@@ -662,6 +662,28 @@ MUTANTS = [
         "race",
     ),
     Mutant(
+        "segment_filled_before_there_is_another",
+        ("kernel.reserve",),
+        "a whole log: a full segment without a successor seems to miss one, and is refused",
+        _one(
+            "kernel/reference.py",
+            "if number not in segments or (end == data_end(number, size) and number + 1 not in segments):",
+            "if number not in segments:",
+        ),
+        "tests/kernel/test_publish.py::test_nothing_fills_a_segment_before_the_next_one_is_there[py]",
+    ),
+    Mutant(
+        "segment_filled_before_there_is_another_c",
+        ("kernel.reserve",),
+        "a whole log: a full segment without a successor seems to miss one, and is refused",
+        _one(
+            "kernel/cursor.h",
+            "(at + length < mm_data_end(cursor, number) || mm_load(cursor, mm_slot(number + 1)) == number + 2);",
+            "true;",
+        ),
+        "tests/kernel/test_publish.py::test_nothing_fills_a_segment_before_the_next_one_is_there[c]",
+    ),
+    Mutant(
         "reserved_not_moved",
         ("kernel.reserve",),
         "each entry, by the next one",
@@ -935,7 +957,13 @@ MUTANTS = [
         "end_below_what_was_durable_accepted",
         ("check.end",),
         "durable entries behind a damaged one, silently cut off as a torn tail",
-        (Edit("recovery/tail.py", "proof=_yes(proven_lsn > end_lsn),", 'proof="no",'),),
+        (
+            Edit(
+                "recovery/tail.py",
+                "proof=_yes(proven_lsn > end_lsn or (at is None and _is_full(result))),",
+                'proof="no",',
+            ),
+        ),
         "tests/recovery/test_verdicts_log.py::test_every_end_has_one_verdict",
     ),
     Mutant(
@@ -961,6 +989,20 @@ MUTANTS = [
             ),
         ),
         "tests/recovery/test_verdicts_log.py::test_every_end_has_one_verdict",
+    ),
+    Mutant(
+        "missing_segment_behind_a_full_one_accepted",
+        ("check.end",),
+        "all newest segments that somebody deleted, where nothing else tells of what was in them",
+        _one("recovery/tail.py", "proven_lsn > end_lsn or (at is None and _is_full(result))", "proven_lsn > end_lsn"),
+        "tests/recovery/test_tail.py::"
+        "test_missing_last_segments_are_noticed_though_nothing_that_is_left_tells_what_was_in_them[py]",
+    ),
+    Mutant(
+        "empty_segment_behind_a_full_one_cut_off",
+        ("check.end",),
+        "a whole log: after a second crash it seems to miss a segment, and is refused",
+        _one("recovery/tail.py", "    if _is_full(result):\n        return True\n", ""),
     ),
     Mutant(
         "missing_first_segment_accepted",
@@ -1155,7 +1197,7 @@ MUTANTS = [
         ("tail.unlink", "tail.rename"),
         "the log: a segment behind the end that is damaged later stops it from opening",
         _one("recovery/tail.py", "judged.leftover_numbers + judged.discarded_numbers[::-1]", "judged.leftover_numbers"),
-        _STEPS + "test_entries_that_were_cut_off_do_not_come_back_behind_a_full_segment",
+        _STEPS + "test_what_was_cut_off_cannot_stop_a_later_opening",
     ),
     Mutant(
         "discarded_segment_recycled_under_a_reader",

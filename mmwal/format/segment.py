@@ -91,8 +91,9 @@ def is_position(lsn: int, segment_bytes: int) -> bool:
 
 
 def frame_bytes_max(segment_bytes: int) -> int:
-    """Returns the size of the largest frame that a segment takes."""
-    return segment_bytes - DATA_OFFSET - FOOTER_BYTES
+    """Returns the size of the largest frame that is written to a segment: none fills one alone, so that whatever waits
+    for room waits for the next segment, never for the one behind that. A reader takes what a segment holds."""
+    return segment_bytes - DATA_OFFSET - FOOTER_BYTES - ALIGNMENT
 
 
 assert max(SEGMENT_HEADER.size, LINK.size, FOOTER.size) <= SECTOR_BYTES

@@ -83,7 +83,7 @@ static inline uint64_t mm_data_end(const mm_cursor *cursor, uint64_t number)
 
 static inline uint64_t mm_frame_bytes_max(const mm_cursor *cursor)
 {
-    return cursor->segment_bytes - MM_DATA_OFFSET - MM_FOOTER_BYTES;
+    return cursor->segment_bytes - MM_DATA_OFFSET - MM_FOOTER_BYTES - MM_ALIGNMENT; /* none fills a segment alone */
 }
 
 /* ---- the ring: number + 1 is stored last and cleared first */
@@ -126,7 +126,8 @@ static inline bool mm_place(const mm_cursor *cursor, uint64_t number, uint64_t l
 /* ---- reserve */
 
 /* Takes `length` bytes of the log: 0, or MM_REFUSED or MM_NOT_READY with nothing taken. What would cross the end of a
- * segment's data takes the rest of it as a pad, and lands at the start of the next segment's data, in one step.
+ * segment's data takes the rest of it as a pad, and lands at the start of the next segment's data, in one step. What
+ * ends there exactly needs the next segment, too: a full segment always has a successor, which recovery relies on.
  * `length` is a multiple of 64 and at most mm_frame_bytes_max. */
 static inline int mm_reserve(const mm_cursor *cursor, uint64_t length, mm_claim *claim)
 {
@@ -144,7 +145,8 @@ static inline int mm_reserve(const mm_cursor *cursor, uint64_t length, mm_claim 
             number++;
             at = mm_data_start(cursor, number);
         }
-        ready = ready && mm_place(cursor, number, at, length, &claim->frame);
+        ready = ready && mm_place(cursor, number, at, length, &claim->frame) &&
+                (at + length < mm_data_end(cursor, number) || mm_load(cursor, mm_slot(number + 1)) == number + 2);
         if (!ready) { /* or others moved on meanwhile, and the slot with them */
             const uint64_t now = mm_load(cursor, MM_RESERVED);
             if (now == lsn)

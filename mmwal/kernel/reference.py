@@ -291,9 +291,9 @@ class Cursor:
                             return NOT_READY
                         number += 1
                         at = number * size + DATA_OFFSET
-                    if number not in segments:
-                        return NOT_READY
                     end = at + length
+                    if number not in segments or (end == data_end(number, size) and number + 1 not in segments):
+                        return NOT_READY  # a full segment always has a successor, which recovery relies on
                     if words[_RESERVED] == pad_at:
                         words[_RESERVED], held = end, True
 

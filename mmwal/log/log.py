@@ -231,7 +231,10 @@ class Log:
             if end + length > data_end(number, size):
                 end = data_start(number + 1, size)
             end += length
-        stop = -(-end // size) * size
+        last = end // size
+        if end == data_end(last, size):  # nothing ends there before the next segment is ready
+            last += 1
+        stop = (last + 1) * size
         if stop - reserved > budget:
             raise WalFullError(
                 f"a batch of {sum(lengths):,} bytes does not fit into max_wal_size, {budget:,} bytes in whole "

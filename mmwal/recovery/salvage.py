@@ -138,7 +138,8 @@ def salvage(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known
         info = _inspect(disk, kernel, wal_dir, control, number)
         parts[number] = _read(disk, kernel, info) if info is not None else None
     whole = [number for number, part in parts.items() if part is not None]
-    last = max([floor - 1, max(recorded_lsn - 1, 0) // size, *whole])
+    full = [number + 1 for number in whole[-1:] if _is_full(parts[number])]  # what followed it was taken
+    last = max([floor - 1, max(recorded_lsn - 1, 0) // size, *whole, *full])
     near = [number for number in there if number <= last + _PREPARED_MOST]  # any other name is somebody's fancy
     found = Salvage(control, numbers=near, next_number=max([last, *near]) + 1, end_lsn=control.oldest_lsn)
     found.durable_lsn = max([recorded_lsn, *map(_proven_by, parts.values())])
@@ -150,6 +151,11 @@ def salvage(disk: Disk, kernel: Kernel, wal_dir: str, control: LogControl, known
             break
         expected = number + 1
     return found
+
+
+def _is_full(part: _Part | None) -> bool:
+    """Whether a segment holds frames to the end of its data: such a one has a successor (`recovery/tail.py`)."""
+    return part is not None and bool(len(part.frames)) and frame_end(part.frames[-1]) == part.info.data_end_lsn
 
 
 def _lose(found: Salvage, wal_dir: str, start: int, stop: int, problem: str) -> bool:

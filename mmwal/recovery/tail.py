@@ -10,6 +10,8 @@ mean (`recover.py`), the table in which every judgement is a row (`verdicts.py`)
 * Nothing is appended behind a cut: the segment is zeroed from there, synced, sealed; the log goes on in a new segment.
 * Files behind the end lose their names, the last first and each durably before the next, and all before a new segment
   takes one. As they come in order, too, no crash leaves a gap in the numbers: a gap is somebody's hand.
+* A full segment has a successor, whose name was durable before its last frame was reserved, and which stays part of the
+  log even if it is empty: where it is missing, somebody took it.
 * Running it twice, or crashing in it and running it again, gives the same end.
 """
 
@@ -340,13 +342,21 @@ def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, Seg
 
 
 def _must_stay(result: Survey, number: int) -> bool:
-    """Whether a segment belongs to the log even if it is empty: the control file names it, as the first one of a log
-    that was trimmed, or by the mark of a clean close. Were it gone after the next crash, the log would seem damaged."""
+    """Whether a segment belongs to the log even if it is empty: the one before is full, or the control file names it,
+    as the first one of a log that was trimmed, or by the mark of a clean close. Were it gone after the next crash, the
+    log would seem damaged."""
+    if _is_full(result):
+        return True
     size, control = result.control.identity.segment_bytes, result.control
     trimmed = control.oldest_lsn > data_start(0, size)
     return (trimmed and number == (control.oldest_lsn - 1) // size) or (
         control.clean_end_lsn is not None and number == (control.clean_end_lsn - 1) // size
     )
+
+
+def _is_full(result: Survey) -> bool:
+    """Whether the last segment so far holds frames to the end of its data."""
+    return bool(result.segments) and result.end_lsn == result.segments[-1].data_end_lsn
 
 
 def _check_end(
@@ -385,7 +395,7 @@ def _check_end(
     verdict = END.verdict(
         stop=stop,
         behind="frames" if behind_bytes else "nothing",
-        proof=_yes(proven_lsn > end_lsn),
+        proof=_yes(proven_lsn > end_lsn or (at is None and _is_full(result))),
         next="missing" if at is None else "found",
     )
     if verdict.label == "end-missing":

@@ -32,7 +32,7 @@ from mmwal.testing.power import key_of
 from mmwal.testing.simulator import SimulatedDisk
 
 DEPTH_MAX = 3
-THOROUGH = 8  # one image in so many is opened for writing; the others are recovered and read
+THOROUGH = 8  # one image in so many is opened for writing, killed and opened again; the others are recovered and read
 WIDE = 64  # unsettled words from which on a look has so many images that few were seen before
 WIDER = 2  # so many times as many are drawn there
 ANSWERS_MAX = 4096
@@ -127,6 +127,7 @@ class Explorer:
     kills: int = 0
     damages: int = 0
     recoveries: int = 0
+    repeated: int = 0  # recoveries that were killed and run again, and gave the same state
     faults_struck: int = 0
     seconds: float = 0.0  # of CPU time
     labels: Counter[str] = field(default_factory=Counter)  # looks by label
@@ -187,6 +188,7 @@ class Explorer:
             "kills": self.kills,
             "damages": self.damages,
             "recoveries": self.recoveries,
+            "repeated": self.repeated,
             "faults_struck": self.faults_struck,
             "seconds": round(self.seconds, 1),
             "recoveries_per_second": round(self.recoveries / max(self.seconds, 1e-9)),
@@ -324,8 +326,14 @@ class _Life:
             try:
                 if zlib.crc32(choice.encode()) % THOROUGH == 0:
                     found = self.target.open(disk, self.geometry).found()
+                    again = self.target.open(disk.after_kill(), self.geometry).found()
+                    if not found.shows_the_same(again):
+                        raise self._violation("a second recovery gives another state than the first", path)
+                    explorer.repeated += 1
                 else:
                     found = self.target.glance(disk, self.geometry)
+            except Violation:
+                raise
             except Exception as error:
                 raise self._violation(f"refused: {type(error).__name__}: {error}", path) from error
             if len(explorer._answers) >= ANSWERS_MAX:

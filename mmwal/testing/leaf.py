@@ -34,6 +34,13 @@ class LeafDisk(SimulatedDisk):
         disk._succeed(leaf, Names(files, disk.directories), how)
         return leaf
 
+    def after_kill(self) -> LeafDisk:
+        """Returns what the next process finds when the one on this disk was killed: the same files, no locks."""
+        leaf = LeafDisk.__new__(LeafDisk)
+        files = {path: cast("LeafInode", inode).copy() for path, inode in self._names.entries.items()}
+        self._succeed(leaf, Names(dict(files), self.directories), "kill")
+        return leaf
+
     def _start(self, names: Names, seed: str, pid: int, reserve_bytes_max: int, clock: Clock, next_inode: int) -> None:
         self.pid = pid
         self.seed = seed
@@ -104,6 +111,13 @@ class LeafInode(Inode):
         self.size = content.size
         self._shared = content
         self._memory: bytearray | None = None
+
+    def copy(self) -> LeafInode:
+        """Returns the same bytes; what is changed in one of the two is not in the other."""
+        other = LeafInode(self._shared)
+        other.size = self.size
+        other._memory = None if self._memory is None else bytearray(self._memory)
+        return other
 
     def read(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)

@@ -15,7 +15,7 @@ What was found counts as promised from then on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -37,6 +37,10 @@ class Found:
     oldest_lsn: int
     groups: list[Group]
     positions: tuple[int, ...] = ()
+
+    def shows_the_same(self, other: Found) -> bool:
+        """Whether both show the same content; where the log stands may differ."""
+        return replace(self, oldest_lsn=0, positions=()) == replace(other, oldest_lsn=0, positions=())
 
 
 @dataclass

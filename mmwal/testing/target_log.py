@@ -323,9 +323,9 @@ class LogSession:
 
     def _fit(self, rng: random.Random, model: Model) -> None:
         """Appends a row that ends exactly, or nearly, where the segment does."""
-        left = -(self.log.cursor.reserved + 512) % SEGMENT_BYTES_MIN
-        id_bytes = left - 64 - 4 * self.story.dimension - 4 - rng.choice((0, 0, 64))
-        if id_bytes > 0:
+        left = -(self.log.cursor.reserved + 512) % SEGMENT_BYTES_MIN - rng.choice((0, 0, 64))
+        id_bytes = left - 64 - 4 * self.story.dimension - 4
+        if id_bytes > 0 and left <= self.log.frame_bytes_max:
             self._log_rows(rng, model, 1, "x" * id_bytes)
 
     def _sync(self, rng: random.Random, model: Model) -> None:

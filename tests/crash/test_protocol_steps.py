@@ -36,6 +36,7 @@ from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import interface as words
 from mmwal.log.control import create_control, open_control
 from mmwal.log.gate import PythonGate
+from mmwal.log.segment import segment_number
 from mmwal.opening import open_store
 from mmwal.state.matrix import Matrix
 from mmwal.testing.simulator import SimulatedDisk
@@ -220,6 +221,18 @@ def test_entries_that_were_cut_off_do_not_come_back_behind_a_full_segment(open_w
     assert ids(open_wal(disk=disk.kill())) == kept + fresh
     wal.sync()
     assert ids(open_wal(disk=disk.image(NOTHING_UNSYNCED))) == kept + fresh
+
+
+def test_what_was_cut_off_cannot_stop_a_later_opening(open_wal: OpenWal) -> None:
+    disk = cut_behind_ten(open_wal)
+    open_wal(disk=disk)
+    disk = disk.kill()
+    for name in disk.list_directory("/wal"):
+        if (segment_number(name) or 0) > 1:  # behind the one in which the log goes on
+            file = disk.open(f"/wal/{name}", writable=True)
+            file.write(0, b"rot" * 3000)
+            file.sync()
+    assert ids(open_wal(disk=disk)) == [f"id-{i}" for i in range(10)]
 
 
 def test_recovery_recycles_no_segment_under_a_reader(open_wal: OpenWal) -> None:

@@ -3,7 +3,6 @@
 import importlib
 import pkgutil
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +63,6 @@ def test_every_byte_of_the_worked_example_is_shown() -> None:
 
 def test_ledger_has_a_line_and_a_golden_file_for_every_version() -> None:
     ledger = PAGE.partition("\n## Versions\n")[2]
-    lines = re.findall(r"^\| (\d+) \| .* \| `(\S+)` \|$", ledger, re.MULTILINE)
-    assert [int(version) for version, _ in lines] == list(range(1, FORMAT_VERSION + 1))
-    assert all((ROOT / Path(golden)).is_file() for _, golden in lines)
+    lines = re.findall(r"^\| (\d+) \| .* \| `(\S+)`, `(\S+)` \|$", ledger, re.MULTILINE)
+    assert [int(version) for version, *_ in lines] == list(range(1, FORMAT_VERSION + 1))
+    assert all((ROOT / segment).is_file() and (ROOT / store).is_dir() for _, segment, store in lines)

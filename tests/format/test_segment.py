@@ -57,7 +57,7 @@ def test_frames_have_their_place_between_header_and_footer(number: int, segment_
     assert start // segment_bytes == end // segment_bytes == number
     assert start - number * segment_bytes == DATA_OFFSET
     assert (number + 1) * segment_bytes - end == FOOTER_BYTES
-    assert end - start == frame_bytes_max(segment_bytes)
+    assert end - start == frame_bytes_max(segment_bytes) + ALIGNMENT
 
 
 @given(SEGMENT_BYTES)

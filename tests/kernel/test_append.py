@@ -166,13 +166,14 @@ def test_cursor_that_does_not_check_takes_nan(kernel: Any) -> None:
     assert log.append("a", np.full(4, np.nan, np.float32)) > 0
 
 
-def test_frame_that_fills_a_segment_fits_and_one_byte_more_does_not(kernel: Any) -> None:
+def test_largest_frame_leaves_64_bytes_of_a_segment_and_one_byte_more_does_not_fit(kernel: Any) -> None:
     log = MemoryLog(kernel)
-    room = DATA_BYTES - 64 - 5 - 4  # header, id, table of the metadata
+    largest = DATA_BYTES - 64
+    room = largest - 64 - 5 - 4  # header, id, table of the metadata
     assert log.append("a", None, bytes(room + 1)) == TOO_LARGE
-    assert log.cursor.append_frame(32, 0, 0, 0, 0, bytes(DATA_BYTES), None, None) == TOO_LARGE
+    assert log.cursor.append_frame(32, 0, 0, 0, 0, bytes(largest), None, None) == TOO_LARGE
     assert log.cursor.reserved == START
-    assert log.append("a", None, bytes(room)) == START + DATA_BYTES
+    assert log.append("a", None, bytes(room)) == START + largest
     assert log.headers()["meta_bytes"].tolist() == [4 + room]
 
 

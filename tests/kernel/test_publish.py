@@ -52,6 +52,18 @@ def test_frame_that_fits_exactly_needs_no_pad(kernel: Any) -> None:
     assert not log.memory[0][END:].any()
 
 
+def test_nothing_fills_a_segment_before_the_next_one_is_there(kernel: Any) -> None:
+    log = MemoryLog(kernel)
+    log.cursor.detach(1)
+    log.append_sized(DATA_BYTES - 128)
+    assert log.append_sized(128) == NOT_READY
+    assert log.append_sized(64) == END - 64
+    assert log.append_sized(64) == NOT_READY
+    assert log.cursor.reserved == log.cursor.published == END - 64
+    log.cursor.attach(1, log.memory[1], salt_of(1))
+    assert log.append_sized(64) == END
+
+
 def test_log_begins_at_the_end_of_a_segment_as_well(kernel: Any) -> None:
     log = MemoryLog(kernel)
     log.cursor.start(END)
@@ -62,8 +74,9 @@ def test_log_begins_at_the_end_of_a_segment_as_well(kernel: Any) -> None:
 @pytest.mark.parametrize("rest", [0, 64, 640])
 def test_nothing_is_taken_while_the_next_segment_is_missing(kernel: Any, rest: int) -> None:
     log = MemoryLog(kernel)
+    log.append_sized(DATA_BYTES - 1280)
+    log.append_sized(1280 - rest)
     log.cursor.detach(1)
-    log.append_sized(DATA_BYTES - rest)
     before = log.memory[0].copy()
     assert log.append_sized(rest + 64) == NOT_READY
     assert log.append("a", None, bytes(rest)) == NOT_READY
@@ -102,7 +115,8 @@ def test_segments_take_turns_in_the_slots(kernel: Any) -> None:
     with pytest.raises(ValueError, match="slot"):
         log.cursor.attach(RING_SLOTS, spare, 1)
     for number in range(60):
-        assert log.append_sized(DATA_BYTES) == data_end(number, SEGMENT_BYTES)
+        log.append_sized(DATA_BYTES - 64)
+        assert log.append_sized(64) == data_end(number, SEGMENT_BYTES)
         log.cursor.detach(number)
         recycled = log.memory.pop(number)
         log.memory[number + RING_SLOTS] = recycled
@@ -195,7 +209,8 @@ def test_unfinished_neighbour_before_a_segment_end_holds_back_the_next_segment(k
 
 def test_published_waits_at_the_end_of_a_segment_for_the_first_frame_of_the_next(kernel: Any) -> None:
     log = MemoryLog(kernel)
-    log.append_sized(DATA_BYTES)
+    log.append_sized(DATA_BYTES - 64)
+    log.append_sized(64)
     log.set(interface.RESERVED, NEXT + 64)
     assert log.cursor.advance() == END
     log.put(NEXT, log.frame(NEXT))

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmwal.config import WalConfig
 from mmwal.errors import WalFullError
-from mmwal.format.segment import DATA_OFFSET, FOOTER_BYTES
+from mmwal.format.segment import DATA_OFFSET, FOOTER_BYTES, frame_bytes_max
 from mmwal.log.reader import read_extents
 from mmwal.log.segment import segment_name
 from mmwal.manager import WalManager
@@ -20,6 +20,7 @@ from mmwal.manager import WalManager
 SEGMENT = 64 << 10
 DIMENSION = 16
 ROOM = SEGMENT - DATA_OFFSET - FOOTER_BYTES  # bytes of frames in a segment
+LARGEST = frame_bytes_max(SEGMENT)  # of one frame
 HUGE_INTERVAL = 3_600_000  # no background sync will come by itself while a test runs
 
 

@@ -118,7 +118,7 @@ def test_a_full_log_without_room_for_a_mark_falls_asleep(open_wal: OpenWal) -> N
     disk = SimulatedDisk()
     wal = open_wal(disk=disk, sync_interval_ms=10, max_wal_size=128 << 10, append_timeout_ms=0, dimension=None)
     for _ in range(2):
-        wal.log_insert("x", np.ones((ROOM - 128) // 4, np.float32))
+        wal.log_insert("x", np.ones((ROOM - 192) // 4, np.float32))
     for _ in range(200):
         disk.advance(0.1)
         disk.run_workers()

@@ -13,10 +13,12 @@ import pytest
 
 from mmwal.errors import EntryTooLargeError, LsnUnavailableError, SyncFailedError, WalClosedError, WalFullError
 from mmwal.format.frame import Kind
+from mmwal.format.segment import FOOTER_BYTES
 from mmwal.kernel.interface import RING_SLOTS
 from mmwal.testing.simulator import SimulatedDisk
 from tests.log.fixtures import OpenWal
 from tests.log.logs import (
+    LARGEST,
     NOTHING_UNSYNCED,
     ROOM,
     SEGMENT,
@@ -90,33 +92,35 @@ def test_no_entry_spans_segments(open_wal: OpenWal) -> None:
 @pytest.mark.parametrize("short", [0, 64, 128])
 def test_an_entry_that_fits_exactly_or_nearly_is_whole(open_wal: OpenWal, short: int) -> None:
     wal = open_wal(dimension=None)
-    first = wal.log_insert("a", exactly(ROOM - short))
-    second = wal.log_insert("b", exactly(ROOM))
-    assert second // SEGMENT == first // SEGMENT + 1
-    third = wal.log_insert("c", exactly(64 * 10))
+    first = wal.log_insert("a", exactly(ROOM - short - 128))
+    second = wal.log_delete("b")  # 128 bytes
+    assert second == SEGMENT - FOOTER_BYTES - short
+    third = wal.log_insert("c", exactly(LARGEST))
+    assert third // SEGMENT == first // SEGMENT + 1
     wal.close()
     again = open_wal(dimension=None)
     assert [(e.id, e.lsn) for e in again.replay()] == [("a", first), ("b", second), ("c", third)]
-    assert again.log_insert("d", exactly(ROOM)) > third
+    assert again.log_insert("d", exactly(LARGEST)) > third
 
 
 def test_exact_fits_survive_a_kill(open_wal: OpenWal) -> None:
     disk = SimulatedDisk()
     wal = open_wal(disk=disk, dimension=None)
-    for name in "abc":
-        wal.log_insert(name, exactly(ROOM))
+    for number, name in enumerate("abc"):
+        wal.log_insert(name, exactly(ROOM - 128))
+        assert wal.log_delete(name) == (number + 1) * SEGMENT - FOOTER_BYTES
         again = open_wal(disk=disk.kill(), dimension=None)
-        assert ids(again) == list("abc"[: "abc".index(name) + 1])
-        again.log_insert("z", exactly(ROOM))
+        assert ids(again) == list("aabbcc"[: 2 * number + 2])
+        again.log_insert("z", exactly(LARGEST))
 
 
 def test_entry_larger_than_a_segment_is_refused_with_its_sizes(open_wal: OpenWal) -> None:
     wal = open_wal(dimension=None)
     before = reserved(wal)
     for log in (
-        lambda: wal.log_insert("a", exactly(ROOM + 64)),
-        lambda: wal.log_insert("a", exactly(ROOM + 64).tolist()),
-        lambda: wal.log_insert("a", memoryview(exactly(ROOM + 64))),
+        lambda: wal.log_insert("a", exactly(LARGEST + 64)),
+        lambda: wal.log_insert("a", exactly(LARGEST + 64).tolist()),
+        lambda: wal.log_insert("a", memoryview(exactly(LARGEST + 64))),
         lambda: wal.log_insert("a", vector(1), {"text": "x" * ROOM}),
         lambda: wal.log_update("a", metadata={"text": "x" * ROOM}),
         lambda: wal.log_batch(["a", "b"], np.ones((2, ROOM // 4), np.float32)),
@@ -124,15 +128,15 @@ def test_entry_larger_than_a_segment_is_refused_with_its_sizes(open_wal: OpenWal
     ):
         with pytest.raises(EntryTooLargeError) as caught:
             log()
-        assert caught.value.entry_bytes > caught.value.entry_bytes_max == ROOM
+        assert caught.value.entry_bytes > caught.value.entry_bytes_max == LARGEST
         assert f"{caught.value.entry_bytes:,}" in str(caught.value)
     assert reserved(wal) == before
-    wal.log_insert("a", exactly(ROOM))
+    wal.log_insert("a", exactly(LARGEST))
 
 
 def test_a_row_of_a_batch_may_fill_a_segment(open_wal: OpenWal) -> None:
     wal = open_wal(dimension=None)
-    values = len(exactly(ROOM))
+    values = len(exactly(LARGEST))
     lsn = wal.log_batch(["a", "b"], np.ones((2, values), np.float32))
     assert [(e.id, e.lsn) for e in wal.replay() if e.kind == "insert"] == [("a", lsn), ("b", lsn)]
 
@@ -380,7 +384,7 @@ def test_released_segments_are_gone_after_a_reopening(open_wal: OpenWal) -> None
 
 
 def test_appends_beyond_the_budget_raise_with_nothing_logged(open_wal: OpenWal) -> None:
-    wal = open_wal(max_wal_size=3 * SEGMENT, append_timeout_ms=50, sync_interval_ms=1)
+    wal = open_wal(max_wal_size=3 * SEGMENT, append_timeout_ms=50, sync_interval_ms=60_000)  # no idle mark
     logged, error = until_full(wal)
     assert "max_wal_size" in str(error)
     assert error.errno == errno.ENOSPC

@@ -378,10 +378,12 @@ def ends_inside(kernel: Any, facts: Facts) -> Log:
 
 
 def ends_full(kernel: Any, facts: Facts) -> Log:
-    """Segment 0 is full, and nothing that begins segment 1 is whole."""
+    """Segment 0 is full, or sealed at a cut, and nothing that begins segment 1 is whole."""
     behind, proof, missing = facts["behind"] == "frames", facts["proof"] == "yes", facts["next"] == "missing"
     log = new(kernel)
-    if not proof:
+    if not proof and missing:
+        log = log.killed(20).cut().killed()  # a full segment would prove that there was another
+    elif not proof:
         log = log.killed(PER_SEGMENT + 5 * behind)
         if behind:
             log.zero(log.start_of(PER_SEGMENT), 8)
