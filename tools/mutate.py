@@ -114,11 +114,12 @@ def mutated_copy(edits: Iterable[Edit], folder: Path, *, tests: bool = False) ->
         else:
             changed.add(edit.file.split("/")[0])
     for room in changed:
-        _build(folder / "mmwal" / room, *EXTENSIONS[room])
+        build(folder / "mmwal" / room, *EXTENSIONS[room])
     return folder
 
 
-def _build(folder: Path, source: str, extension: str, flags: tuple[str, ...]) -> None:
+def build(folder: Path, source: str, extension: str, flags: tuple[str, ...]) -> None:
+    """Compiles an extension of a copy where it stands. Raises `BrokenMutant`."""
     (folder / extension).unlink(missing_ok=True)
     include = f"-I{sysconfig.get_path('include')}"
     command = [*_compiler(), "-O1", *flags, "-shared", "-fPIC", include, str(folder / source)]

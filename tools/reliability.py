@@ -4,6 +4,7 @@
     tools/reliability.py --minutes 60           more of the same (`make reliability-long MINUTES=60`)
     tools/reliability.py --only images --only mutants
     tools/reliability.py --minutes 60 --page    and writes the table into docs/reliability.md
+    tools/reliability.py --page-of A B          writes the tables of runs that were kept with --json into that page
 
 The tools do the work, each a command with a line that replays what it finds; here are only their shares of the
 time, and what is asked of each. A row is wrong if anything was lost, invented, torn or refused, or if it stayed below
@@ -77,10 +78,10 @@ class Part:
     rows: Callable[[Run, list[dict[str, Any]]], list[Row]]
 
 
-def tool(name: str, *words: str, **options: object) -> list[str]:
-    """Returns a command of this folder that prints JSON."""
+def tool(name: str, *words: str, folder: str = "tools", **options: object) -> list[str]:
+    """Returns a command of ours that prints JSON."""
     named = [f"--{option.replace('_', '-')}={value}" for option, value in options.items()]
-    return [f"{name}.py", *words, *named, "--json"]
+    return [f"{folder}/{name}.py", *words, *named, "--json"]
 
 
 def seconds(value: float) -> int:
@@ -200,7 +201,7 @@ def crash_rows(run: Run, reports: list[dict[str, Any]]) -> list[Row]:
 
 
 def mutant_commands(run: Run, share_s: float) -> list[list[str]]:
-    return [["mutate.py", f"--workers={run.workers}", "--json=-"]]
+    return [["tools/mutate.py", f"--workers={run.workers}", "--json=-"]]
 
 
 def mutant_rows(run: Run, reports: list[dict[str, Any]]) -> list[Row]:
@@ -371,8 +372,40 @@ def fuzz_rows(run: Run, reports: list[dict[str, Any]]) -> list[Row]:
     ]
 
 
+def branch_commands(run: Run, share_s: float) -> list[list[str]]:
+    return [tool("branches", workers=run.workers)]
+
+
+def branch_rows(run: Run, reports: list[dict[str, Any]]) -> list[Row]:
+    (report,) = reports
+    faults = wrong(reports)
+    shares = {room: counted["taken"] / counted["branches"] for room, counted in sorted(report["rooms"].items())}
+    reached = ", ".join(f"{room} {share:.1%}" for room, share in shares.items())
+    what = "branches that the tests of the rooms take"
+    return [Row("15", what, "; ".join([reached, *faults]), "reported", not faults)]
+
+
+def recovery_commands(run: Run, share_s: float) -> list[list[str]]:
+    return [tool("recover", folder="benchmarks", repetitions=3, dir=run.directory)]
+
+
+def recovery_rows(run: Run, reports: list[dict[str, Any]]) -> list[Row]:
+    faults = wrong(reports)
+    report = reports[0]
+    taken = sorted(each["recovery_s"] for each in report["repetitions"])
+    limit_s = sorted(each["limit_s"] for each in report["repetitions"])[len(taken) // 2]
+    what = f"recovery of a killed store, {report['payload_bytes'] / 1e9:.2f} GB of vectors, none checkpointed"
+    reached = (
+        f"{taken[len(taken) // 2]:.2f} s ({taken[0]:.2f} to {taken[-1]:.2f}); one core copies and checksums as much in "
+        f"{limit_s:.2f} s"
+    )
+    return [Row("17", what, "; ".join([reached, *faults]), "reported", not faults)]
+
+
 PARTS = [
     Part("images", 0, 0.71, crash_commands, crash_rows),
+    Part("branches", 100, 0, branch_commands, branch_rows),
+    Part("recovery", 30, 0, recovery_commands, recovery_rows),
     Part("mutants", 100, 0, mutant_commands, mutant_rows),
     Part("blocks", 0, 0.13, block_commands, block_rows),
     Part("kills", 0, 0.04, kill_commands, kill_rows),
@@ -388,7 +421,7 @@ PARTS = [
 
 def report_of(command: list[str], share_s: float) -> dict[str, Any]:
     """Runs a tool; returns what it printed, or what went wrong as a violation."""
-    argv = [sys.executable, "-W", "ignore", str(ROOT / "tools" / command[0]), *command[1:]]
+    argv = [sys.executable, "-W", "ignore", str(ROOT / command[0]), *command[1:]]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT, timeout=share_s + GRACE_S)
         printed = done.stdout[done.stdout.index("{") :]
@@ -441,12 +474,26 @@ def commit() -> str:
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if changed else "")
 
 
-def write_page(heading: str, rows: list[Row]) -> None:
-    """Puts the table into its page, in place of the one there."""
+def write_page(*parts: str) -> None:
+    """Puts headings and tables into their page, in place of those there."""
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{heading}\n\n{table(rows)}\n{END}{after}")
+    content = "\n\n".join(parts)
+    PAGE.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}")
+
+
+def heading_of(facts: dict[str, Any]) -> str:
+    """Returns what stands above the table of a run."""
+    return f"{facts['date']}, commit {facts['commit']}, {facts['minutes']:.0f} minutes on {facts['machine']}."
+
+
+def write_page_of(files: list[Path]) -> None:
+    """Puts the tables of runs that were kept into the page."""
+    parts = []
+    for kept in (json.loads(file.read_text()) for file in files):
+        parts += [heading_of(kept), table([Row(**row) for row in kept["rows"]])]
+    write_page(*parts)
 
 
 def main() -> int:
@@ -460,19 +507,22 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, help="where temporary files go, on a real disk; default: the system's")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--page", action="store_true", help="write the table into docs/reliability.md")
+    parser.add_argument("--page-of", type=Path, nargs="+", metavar="FILE", help="write those of runs that were kept")
     arguments = parser.parse_args()
+    if arguments.page_of:
+        write_page_of(arguments.page_of)
+        return 0
     started, stamp, revision = time.monotonic(), f"{datetime.now(UTC):%Y-%m-%d}", commit()
     rows: list[Row] = []
 
     def keep() -> str:
         """Writes what there is so far; returns the heading."""
-        took = (time.monotonic() - started) / 60
+        took = round((time.monotonic() - started) / 60, 1)
+        facts = {"date": stamp, "commit": revision, "machine": machine(), "minutes": took}
         if arguments.json:
-            facts = {"date": stamp, "commit": revision, "machine": machine(), "minutes": round(took, 1)}
-            arguments.json.write_text(
-                json.dumps({**facts, "rows": [asdict(row) for row in rows], "reports": run.reports}, indent=1) + "\n"
-            )
-        return f"{stamp}, commit {revision}, {took:.0f} minutes on {machine()}."
+            kept = {**facts, "rows": [asdict(row) for row in rows], "reports": run.reports}
+            arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
+        return heading_of(facts)
 
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="mmwal-reliability-") as folder:
         run = Run(arguments.minutes, arguments.workers, arguments.seed, Path(folder))
@@ -483,7 +533,7 @@ def main() -> int:
     heading = keep()
     print(f"{heading}\n\n{table(rows)}")
     if arguments.page:
-        write_page(heading, rows)
+        write_page(heading, table(rows))
     return 1 if any(row.ok is False for row in rows) else 0
 
 

@@ -65,7 +65,7 @@ def test_append_that_does_not_wait_for_its_neighbour_is_found_and_replayed(monke
     plain = reference.Cursor._log
     monkeypatch.setattr(reference.Cursor, "_log", lambda *what: result if (result := plain(*what)) > -64 else -result)
     with pytest.raises(Violation, match=r"promised groups lost|does not exist yet") as first:
-        explored("py", 1, 5_000)
+        explored("py", 4, 5_000)
     with pytest.raises(Violation) as again:
         replay(first.value.line, WritersTarget("py"), PACE)
     assert (again.value.line, again.value.problem) == (first.value.line, first.value.problem)
