@@ -1774,6 +1774,14 @@ MUTANTS = [
         (Edit("recovery/recover.py", "    if not alike:\n", "    if False:\n"),),
         "tests/crash/test_protocol_steps.py::test_log_and_data_of_two_metrics_are_refused",
     ),
+    Mutant(
+        "entries_of_another_dimension_than_the_log_accepted",
+        ("check.alike",),
+        "nothing; but every insert that follows fails with an error that is none of ours",
+        _one("recovery/recover.py", "    if identity.dimension not in (0, from_log):\n", "    if False:\n"),
+        "tests/hostile/test_nasty_files.py::"
+        "test_nasty_file_is_refused_by_name_and_nothing_is_changed[dimension that the entries contradict]",
+    ),
     # -- one writer
     Mutant(
         "two_writers",

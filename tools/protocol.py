@@ -476,7 +476,13 @@ STEPS = (
             ),
         ),
     ),
-    Step("check.alike", ("recovery/recover.py _check_alike: if not alike: raise ConsistencyError",)),
+    Step(
+        "check.alike",
+        (
+            "recovery/recover.py _check_alike: if not alike: raise ConsistencyError",
+            "recovery/recover.py dimension_of: if identity.dimension not in (0, from_log): raise ConsistencyError",
+        ),
+    ),
     Step(
         "check.store",
         (

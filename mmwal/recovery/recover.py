@@ -151,11 +151,18 @@ def _check_alike(loaded: Loaded, control: LogControl) -> None:
 def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int | None:
     """Returns the dimension of a store that has no data yet; None where the first vector will tell.
 
-    Raises `WalConfigError` where the log holds vectors of another one than the config says.
+    Raises `WalConfigError` where the log holds vectors of another one than the config says, `ConsistencyError` where it
+    holds vectors of another one than it was created with.
     """
     if index.dimension_bytes is None:
         return config.dimension or identity.dimension or None
     from_log = index.dimension_bytes // DTYPES[identity.dtype].itemsize
+    if identity.dimension not in (0, from_log):
+        raise ConsistencyError(
+            index.extents[0].path,
+            f"holds vectors of dimension {from_log}, and the log's control file says {identity.dimension}; restore "
+            "both from one backup",
+        )
     if config.dimension and config.dimension != from_log:
         raise WalConfigError(
             "dimension", config.dimension, f"the log holds vectors of dimension {from_log}; use that or leave it out"

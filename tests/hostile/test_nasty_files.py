@@ -44,6 +44,12 @@ def in_control(layout: Any, **changes: Any) -> Callable[[Files], None]:
     return change
 
 
+def of_another_dimension_without_data(files: Files) -> None:
+    for path in [path for path in files if path.startswith(DATA)]:
+        del files[path]
+    in_control(LOG_CONTROL, dimension=65)(files)
+
+
 def in_header(path: str = FIRST, **changes: Any) -> Callable[[Files], None]:
     def change(files: Files) -> None:
         for offset in HEADER_OFFSETS:
@@ -186,6 +192,13 @@ NASTY: dict[str, Nasty] = {
         HeaderCorruptionError,
         LOG,
         "dimension 4294967295",
+    ),
+    "dimension that the entries contradict": (
+        "few",
+        of_another_dimension_without_data,
+        ConsistencyError,
+        "segment-",
+        "the log's control file says 65",
     ),
     "incarnation that cannot be counted on": (
         "few",
