@@ -557,7 +557,7 @@ MUTANTS = [
         "payload_not_copied",
         ("kernel.copy",),
         "vectors: frames whose checksum holds over what was there before",
-        _one("kernel/reference.py", "segment[body : body + sizes[0]] = payload", "pass"),
+        _one("kernel/reference.py", "_copy(segment, body, payload)", "pass"),
     ),
     Mutant(
         "header_not_stored",
@@ -571,9 +571,9 @@ MUTANTS = [
         "an entry that returned behind one that never became whole",
         _one(
             "kernel/reference.py",
-            "                if payload:\n                    segment[body",
+            "                _copy(segment, body, payload)",
             "                segment[start : start + 8] = _U64.pack(commit_word(salt, at, length))\n"
-            "                if payload:\n                    segment[body",
+            "                _copy(segment, body, payload)",
         ),
         _STEPS + "test_commit_word_of_the_twin_is_stored_last",
     ),
@@ -719,7 +719,9 @@ MUTANTS = [
         "row_not_copied",
         ("kernel.row",),
         "the vectors of a store, until the next recovery",
-        _one("kernel/reference.py", "self._matrix[place : place + sizes[0]] = segment[body : body + sizes[0]]", "pass"),
+        _one(
+            "kernel/reference.py", "_copy(self._matrix, row * self._row_bytes, segment[body : body + sizes[0]])", "pass"
+        ),
         "store-py",
     ),
     Mutant(
@@ -1300,8 +1302,8 @@ MUTANTS = [
         "the vectors of every entry since the checkpoint",
         _one(
             "kernel/reference.py",
-            "        goal[row * stride : row * stride + row_bytes] = origin",
-            "        goal[row * row_bytes : (row + 1) * row_bytes] = origin",
+            "        _copy(goal, row * stride, origin",
+            "        _copy(goal, row * row_bytes, origin",
         ),
         "tests/kernel/test_rows.py::test_gather_copies_rows_from_offsets_to_places[py]",
     ),

@@ -121,6 +121,8 @@ def _place(node: ast.AST, parent: ast.AST) -> str | None:
         case ast.Call(func=ast.Attribute(attr=name)) if name in DISK_CALLS | TURNING_POINTS:
             text = f"{ast.unparse(node.func)}({', '.join(map(_short, [*node.args, *node.keywords]))})"
             return None if NOT_OF_A_DISK.fullmatch(text) else text
+        case ast.Call(func=ast.Name("_copy")):  # the twin's store into a mapping
+            return ast.unparse(node)
         case ast.Attribute(attr=name, ctx=ast.Load()) if name in DISK_CALLS | {"make_durable"}:
             text = ast.unparse(node)  # a method handed on, to be called by another
             called = isinstance(parent, ast.Call) and parent.func is node
@@ -178,8 +180,8 @@ STEPS = (
     Step(
         "kernel.copy",
         (
-            "kernel/reference.py Cursor._log: segment[body:body + sizes[0]] =",
-            "kernel/reference.py Cursor._log: segment[body + sizes[0]:start + length] =",
+            "kernel/reference.py Cursor._log: _copy(segment, body, payload)",
+            "kernel/reference.py Cursor._log: _copy(segment, body + sizes[0], tail)",
         ),
     ),
     Step(
@@ -215,7 +217,10 @@ STEPS = (
             ),
         ),
     ),
-    Step("kernel.row", ("kernel/reference.py Cursor._log: self._matrix[place:place + sizes[0]] =",)),
+    Step(
+        "kernel.row",
+        ("kernel/reference.py Cursor._log: _copy(self._matrix, row * self._row_bytes, segment[body:body + sizes[0]])",),
+    ),
     Step(
         "kernel.start",
         (
@@ -238,7 +243,9 @@ STEPS = (
             "kernel/cursor.h mm_detach: __atomic_store_n(mm_word(cursor, slot + 16), 0, __ATOMIC_RELAXED);",
         ),
     ),
-    Step("kernel.gather", ("kernel/reference.py gather: goal[row * stride:row * stride + row_bytes] =",)),
+    Step(
+        "kernel.gather", ("kernel/reference.py gather: _copy(goal, row * stride, origin[offset:offset + row_bytes])",)
+    ),
     Step("frame.durable_lsn", ()),
     # -- what makes a frame valid: `_check` of the twin, `mm_check` of the compiled kernel, `format/frame.py`
     Step("check.commit_word", ()),

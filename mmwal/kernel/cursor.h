@@ -10,6 +10,7 @@
 #ifndef MMWAL_CURSOR_H
 #define MMWAL_CURSOR_H
 
+#include "copy.h"
 #include "frame.h"
 
 #define MM_PIECE_BYTES UINT64_C(32768)
@@ -173,13 +174,6 @@ static inline void mm_publish(const mm_range *range, const mm_header *header)
 {
     memcpy(range->at + 8, (const uint8_t *)header + 8, sizeof *header - 8);
     mm_store_commit(range->at, header->commit);
-}
-
-static inline uint8_t *mm_copy(uint8_t *to, const void *from, uint64_t size)
-{
-    if (size != 0)
-        memcpy(to, from, (size_t)size);
-    return to + size;
 }
 
 static inline uint64_t mm_entry_length(const mm_entry *entry)

@@ -303,9 +303,8 @@ class Cursor:
                 segment, salt = segments[number]
                 start = at - number * size
                 body = start + HEADER_BYTES
-                if payload:
-                    segment[body : body + sizes[0]] = payload
-                segment[body + sizes[0] : start + length] = tail
+                _copy(segment, body, payload)
+                _copy(segment, body + sizes[0], tail)
                 commit = commit_word(salt, at, length)
                 durable = words[_DURABLE]
                 header = _COVERED.pack(commit, kind, 0, dtype, 0, at, txn, time_ns, durable, rows, *sizes)
@@ -315,8 +314,7 @@ class Cursor:
                 # Publish.
                 segment[start : start + 8], finished = header[:8], True
                 if row >= 0 and payload and self._matrix is not None:
-                    place = row * self._row_bytes
-                    self._matrix[place : place + sizes[0]] = segment[body : body + sizes[0]]
+                    _copy(self._matrix, row * self._row_bytes, segment[body : body + sizes[0]])
             finally:
                 if held:
                     while not finished:  # a further interrupt starts it over
@@ -433,7 +431,7 @@ def gather(
     if len(offsets) and not (offsets.min() >= 0 and offsets.max() <= origin.nbytes - row_bytes):
         raise ValueError("an offset is out of bounds")
     for offset, row in zip(offsets.tolist(), rows.tolist(), strict=True):
-        goal[row * stride : row * stride + row_bytes] = origin[offset : offset + row_bytes]
+        _copy(goal, row * stride, origin[offset : offset + row_bytes])
 
 
 def row_checksums(
@@ -530,6 +528,15 @@ def _writable(buffer: Any) -> memoryview:
     if view.readonly:
         raise BufferError("the buffer must be writable")
     return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
+def _copy(target: memoryview, at: int, content: Any) -> None:
+    """Stores ``content`` page by page: no store of the C library's may reach over the end of one (``copy.h``)."""
+    start = 0
+    while start < len(content):
+        size = min(len(content) - start, PAGE_BYTES - (at + start) % PAGE_BYTES)
+        target[at + start : at + start + size] = content[start : start + size]
+        start += size
 
 
 def _address(view: memoryview) -> int:

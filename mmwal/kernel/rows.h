@@ -5,6 +5,7 @@
 #ifndef MMWAL_ROWS_H
 #define MMWAL_ROWS_H
 
+#include "copy.h"
 #include "crc32.h"
 
 #include <stdbool.h>
@@ -124,7 +125,7 @@ static bool mm_gather(const uint8_t *source, uint64_t source_size, const int64_t
         if (!mm_offset_inside(offset, target->row_bytes, source_size) ||
             !mm_row_inside(row, target->row_bytes, target->stride, target->size))
             return false;
-        memmove(target->bytes + (uint64_t)row * target->stride, source + offset, (size_t)target->row_bytes);
+        mm_copy(target->bytes + (uint64_t)row * target->stride, source + offset, target->row_bytes);
     }
     return true;
 }
