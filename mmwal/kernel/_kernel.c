@@ -1,4 +1,5 @@
 /* The compiled kernel: Python's face of cursor.h (append, publish), frame.h (scan, find), rows.h and crc32.h.
+ * The directory of ids, which belongs to the same module, has a face of its own: _directory.c.
  *
  * Here: arguments to pointers and lengths, and when the GIL is let go. Not here: any rule of the log; those stand in
  * the headers, without Python, so that a C program can test them under the thread sanitizer. The interface is described
@@ -12,6 +13,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "_directory.h"
 #include "cursor.h"
 #include "frame.h"
 #include "rows.h"
@@ -676,6 +678,8 @@ static PyMethodDef kernel_functions[] = {
      "gather($module, source, offsets, row_bytes, target, rows, stride)\n--\n\nCopies rows to their places."},
     {"row_checksums", FUNCTION(kernel_row_checksums), NAMED,
      "row_checksums($module, matrix, rows, row_bytes, stride, seeds, out)\n--\n\nWrites each row's CRC-32."},
+    {"id_seeds", mm_id_seeds, METH_VARARGS,
+     "id_seeds($module, ids, lsns, out, /)\n--\n\nWrites what each row's CRC-32 starts from."},
     {0},
 };
 
@@ -692,7 +696,9 @@ static int kernel_exec(PyObject *module)
         return -1;
     const int added = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
-    return added != 0 ? -1 : PyModule_AddStringConstant(module, "NAME", "c");
+    if (added != 0 || mm_add_directory(module) != 0)
+        return -1;
+    return PyModule_AddStringConstant(module, "NAME", "c");
 }
 
 static PyModuleDef_Slot kernel_slots[] = {

@@ -55,6 +55,15 @@ SCAN_MALFORMED = 2  # the commit word matches, the header contradicts itself or 
 SCAN_CHECKSUM = 3  # the checksum differs
 SCAN_FULL = 4  # the output is full: call again from the stop position
 
+# Rows of the directory, and what a replay notes of one.
+ROWS_MAX = (1 << 32) - 1
+NOT_TAKEN, FROM_MATRIX = -2, -1  # an origin that is no extent
+
+# Why a replay stopped.
+REPLAY_DONE = 0
+REPLAY_SHAPE = 1  # vectors of another dtype or size than the store's
+REPLAY_CONTRADICTS = 2  # blocks that contradict themselves or each other
+
 DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f2"), 3: np.dtype("i1")}
 DTYPE_CODES = {"float32": 1, "float16": 2, "int8": 3}
 
@@ -110,11 +119,96 @@ class Cursor(Protocol):
         """Moves `published` over every finished frame, pads and segment ends included; returns it."""
 
 
+class Directory(Protocol):
+    """Which id stands in which row, and what each row's id and metadata are. A method is one step for other threads.
+
+    An id is a str of 1 to 65,535 UTF-8 bytes or an int of 64 bits; what is neither is never there. A row that an id has
+    left keeps id and metadata until it is forgotten, or put again. Blocks are those of `format.frame`; one that is
+    malformed raises `ValueError` before anything changes. Rows are int64 arrays.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, id: object) -> bool: ...
+
+    def get(self, id: object, /) -> int | None:
+        """Returns the row of an id, or None."""
+
+    def put(self, id: str | int, row: int, metadata: bytes | None, /) -> int | None:
+        """Lets an id stand in a row; returns the row in which it stood until then, or None."""
+
+    def pop(self, id: object, /) -> int:
+        """Takes an id out; returns its row. Raises `KeyError`."""
+
+    def name(self, row: int, /) -> str | int | None:
+        """Returns the id of a row, or None."""
+
+    def metadata(self, row: int, /) -> bytes | None:
+        """Returns the metadata of a row, or None."""
+
+    def forget(self, rows: npt.NDArray[np.int64], /) -> None:
+        """Lets the names and metadata of rows go."""
+
+    def put_block(self, ids: Any, metadata: Any, rows: npt.NDArray[np.int64], before: npt.NDArray[np.int64], /) -> None:
+        """Puts a block of ids with a block of metadata (b"": none has any) into rows, no two of them the same.
+
+        The row in which each id stood until then goes to ``before``: -1, or that of an earlier place of the block.
+        """
+
+    def find_block(self, ids: Any, out: npt.NDArray[np.int64], /) -> None:
+        """Writes the row of each id of a block, -1 for one that is not there."""
+
+    def pop_block(self, ids: Any, out: npt.NDArray[np.int64], /) -> None:
+        """Takes the ids of a block out, and writes their rows as `find_block`."""
+
+    def pack_ids(self, rows: npt.NDArray[np.int64], /) -> bytes:
+        """Returns the block of the ids of rows. Raises `ValueError` where a row has none."""
+
+    def pack_metadata(self, rows: npt.NDArray[np.int64], /) -> bytes:
+        """Returns the block of the metadata of rows; b"" where none has any."""
+
+    def replay(
+        self,
+        segment: Any,
+        offsets: npt.NDArray[np.int64],
+        lsns: npt.NDArray[np.uint64],
+        extent: int,
+        row_bytes: int,
+        dtype: int,
+        supply: npt.NDArray[np.int64],
+        left: int,
+        origins: npt.NDArray[np.int32],
+        places: npt.NDArray[np.int64],
+        born: npt.NDArray[np.uint64],
+        died: npt.NDArray[np.uint64],
+    ) -> tuple[int, int, int, int, int]:
+        """Applies verified frames of one segment, in order: the last writer of an id wins.
+
+        Args:
+            offsets, lsns: each frame's place in ``segment``, and the LSN that its rows take.
+            extent: what is noted as the origin of vectors that stand in this segment.
+            row_bytes, dtype: what a vector must be.
+            supply: rows that nobody sees, of which the first ``left`` are there and the last of these is taken first;
+                rows that were taken and replaced come back. Has room for as many more as the frames have rows.
+            origins, places: by row, of those taken: extent and offset of the vector, or `FROM_MATRIX` and a row of the
+                matrix, for an update that says nothing of it; `NOT_TAKEN` else.
+            born, died: by row, as in `state/rows.py`; those of rows that lose their id are ended.
+
+        Returns frames applied, why it stopped (`REPLAY_DONE`, or what is wrong with the frame behind them, of which
+        nothing was applied), rows left, rows applied, and rows skipped: updates and deletes of ids that are not there.
+        """
+
+
 class Kernel(Protocol):
-    """The functions of a kernel module beside `Cursor`. All release the GIL for long ranges (compiled)."""
+    """The functions of a kernel module beside its types. All release the GIL for long ranges (compiled)."""
 
     NAME: str  # "c" or "py"
     Cursor: type[Cursor]
+    Directory: type[Directory]
+
+    def id_seeds(self, ids: Any, lsns: npt.NDArray[np.uint64], out: npt.NDArray[np.uint32], /) -> None:
+        """Writes what the checksum of each row starts from, so that it is bound to id and LSN: the CRC-32 of the id's
+        bytes, itself started from the two halves of the LSN, one xored with the other. ``ids`` is a block of ids."""
 
     def crc32(self, data: Any, seed: int = 0) -> int:
         """Returns zlib's CRC-32 of a buffer."""

@@ -42,7 +42,7 @@ from mmwal.format.segment import (
     data_start,
     frame_bytes_max,
 )
-from mmwal.kernel import interface
+from mmwal.kernel import directory, interface
 from mmwal.kernel.interface import (
     BLOCK_BYTES,
     CONVERT,
@@ -62,6 +62,7 @@ from mmwal.kernel.interface import (
 )
 
 NAME = "py"
+Directory, id_seeds = directory.Directory, directory.id_seeds
 
 FIND_BUDGET = 8  # find_frame checksums at most this many times its range
 _CODES = {"f": 1, "e": 2, "b": 3}  # buffer format -> dtype code
