@@ -278,7 +278,7 @@ def _read(
 
     loaded, index, decision = _decide(disk, config, control, index_of)
     tail = partial(repair, disk, kernel, wal_dir, judged=judged)
-    return _Found(judged, loaded, index, decision, tail, checkpoints=int(bool(decision.winners)))
+    return _Found(judged, loaded, index, decision, tail, checkpoints=int(decision.applied > 0))
 
 
 def _salvage(
@@ -312,7 +312,7 @@ def _decide(
     try:
         index = index_of(loaded.redo_lsn if loaded else control.oldest_lsn)
         loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
-        return loaded, index, decide(index, loaded.state) if loaded else Decision({})
+        return loaded, index, decide(index, loaded.state) if loaded else Decision()
     except BaseException:
         if loaded is not None:
             loaded.matrix.close()
@@ -370,10 +370,13 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: int | None) -> ReadO
 def _create_data(disk: Disk, config: WalConfig, identity: LogIdentity, index: Index, data_dir: str) -> Loaded | None:
     """Creates the data of a store whose dimension is known; None where the first vector will tell."""
     dimension = dimension_of(config, identity, index)
-    return _new_data(disk, identity, data_dir, dimension, index.redo_lsn) if dimension else None
+    kernel = kernels.load(config.kernel)
+    return _new_data(disk, kernel, identity, data_dir, dimension, index.redo_lsn) if dimension else None
 
 
-def _new_data(disk: Disk, identity: LogIdentity, data_dir: str, dimension: int, redo_lsn: int) -> Loaded:
+def _new_data(
+    disk: Disk, kernel: Kernel, identity: LogIdentity, data_dir: str, dimension: int, redo_lsn: int
+) -> Loaded:
     fixed = DataIdentity(
         store_id=identity.store_id,
         history_id=identity.history_id,
@@ -383,7 +386,7 @@ def _new_data(disk: Disk, identity: LogIdentity, data_dir: str, dimension: int, 
         metric=identity.metric,
         created_ns=disk.time_ns(),
     )
-    return create_data(disk, data_dir, fixed, redo_lsn)
+    return create_data(disk, kernel, data_dir, fixed, redo_lsn)
 
 
 def _serve(
@@ -420,7 +423,7 @@ def _serve(
         redo_lsn = log.cursor.published
         log.make_durable(redo_lsn)  # a mark may be on its way: a checkpoint must not begin behind the log's durable end
         try:
-            data = _new_data(disk, log.identity, data_dir, dimension, redo_lsn)
+            data = _new_data(disk, kernel, log.identity, data_dir, dimension, redo_lsn)
         except OSError as error:
             raise full_disk(data_dir, error) or error from error.__cause__
         return data.state, checkpointer_of(data)

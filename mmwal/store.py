@@ -398,7 +398,7 @@ class VectorStore:
                 raise self._log.refusal()  # whether it exists is known after recovery
             return None if latest[1] == _GONE else latest[1:]
         row = state.directory.get(id)
-        return None if row is None else (row, state.rows.metadata[row])
+        return None if row is None else (row, state.directory.metadata(row))
 
     def _log_row(self, state: State, kind: int, id: Id, vector: Any, meta: bytes | None) -> int:
         """Takes a row, logs and applies; returns 0 where a checkpoint must make room first. The lock is held."""
@@ -854,13 +854,13 @@ def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -
 
 
 def _in_memory(dtype: DTypeName, metric: MetricName) -> Parts:
-    code = DTYPE_CODES[dtype]
+    code, kernel = DTYPE_CODES[dtype], kernels.load()
 
     def begin(dimension: int) -> tuple[State, None]:
-        return State(MemoryMatrix(dimension, code), durable=False), None
+        return State(MemoryMatrix(dimension, code), kernel.Directory(), durable=False), None
 
     return Parts(
-        log=Unlogged(kernels.load(), code),
+        log=Unlogged(kernel, code),
         metric=metric,
         each_durable=False,
         begin=begin,

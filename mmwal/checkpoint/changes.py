@@ -11,7 +11,7 @@ Every row of the two kinds is pinned, by p's slot or by the capture, so nothing 
 happens to other rows meanwhile puts them into neither kind. Reads take no lock; the checksums of new rows are stored
 under the state's lock, since the table may grow.
 
-Work in Python goes in slices with a breath in between, in which other threads get the GIL without waiting for the
+What holds the GIL goes in slices with a breath in between, in which other threads get the GIL without waiting for the
 interpreter's switch interval.
 """
 
@@ -24,13 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Id
-from mmwal.format.image import DELETED, IdColumn, row_seeds
+from mmwal.format.image import DELETED, BlockColumn, Columns
 from mmwal.kernel.interface import Kernel
 from mmwal.state.rows import visible
 from mmwal.state.state import Capture, State
 
-_SLICE_ROWS = 64  # some 0.1 ms: what another thread may have to wait for the GIL
+_SLICE_ROWS = 512  # some 0.1 ms: what another thread may have to wait for the GIL
 _BREATH_S = 50e-6
 
 I64 = npt.NDArray[np.int64]
@@ -49,18 +48,6 @@ class Changes:
         return len(self.new) + len(self.deleted)
 
 
-@dataclass(frozen=True, slots=True)
-class SectionColumns:
-    """The columns of a section as `format.image.encode_section` takes them; deleted ids come last, with row -1."""
-
-    ids: bytes
-    rows: I64
-    lsns: npt.NDArray[np.uint64]
-    checksums: U32
-    metadata: list[bytes | None]
-    limbo: I64
-
-
 def changes_since(state: State, capture: Capture) -> Changes:
     """Returns what changed since the checkpoint before."""
     touched = np.unique(np.frombuffer(capture.touched, np.int64))
@@ -69,78 +56,71 @@ def changes_since(state: State, capture: Capture) -> Changes:
     since, until = np.uint64(capture.since_lsn), np.uint64(capture.applied_lsn)
     new = touched[(since < born) & (born <= until) & (until < died)]
     limbo = touched[(born <= since) & (since < died) & (died <= until)]
-    deleted = dict(_named(state, limbo))
-    if deleted:
-        for id, _ in _named(state, new):
-            deleted.pop(id, None)
-    return Changes(new, limbo, np.fromiter(deleted.values(), np.int64, len(deleted)))
+    return Changes(new, limbo, _deleted(state, limbo, new))
 
 
-def delta_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> SectionColumns:
-    """Returns the columns of a delta section; the table keeps the checksums of the new rows."""
+def delta_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> Columns:
+    """Returns the columns of a delta section, deleted ids last; the table keeps the checksums of the new rows."""
     ids, checksums, metadata = _described(kernel, state, capture, changes.new)
     gone = changes.deleted
     for part in _slices(len(gone)):
-        ids.add(_ids(state, gone[part].tolist()))
-    return SectionColumns(
+        ids.add(state.directory.pack_ids(gone[part]), len(gone[part]))
+    metadata.add(b"", len(gone))
+    return Columns(
         ids.block(),
         np.concatenate((changes.new, np.full(len(gone), DELETED))),
         np.concatenate((state.rows.born[changes.new], state.rows.died[gone])),
         np.concatenate((checksums, np.zeros(len(gone), np.uint32))),
-        metadata + [None] * len(gone),
+        metadata.block(),
         changes.limbo,
     )
 
 
-def base_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> SectionColumns:
+def base_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> Columns:
     """Returns the columns of a base section; the table keeps the checksums of the new rows."""
     high, table = capture.rows_high, state.rows
     rows = np.flatnonzero(visible(table.born[:high], table.died[:high], capture.applied_lsn))
     ids, checksums, metadata = _described(kernel, state, capture, rows)
-    return SectionColumns(ids.block(), rows, state.rows.born[rows], checksums, metadata, changes.limbo)
+    return Columns(ids.block(), rows, state.rows.born[rows], checksums, metadata.block(), changes.limbo)
 
 
-def row_checksums(kernel: Kernel, state: State, rows: I64, raw_ids: list[bytes]) -> U32:
-    """Returns the checksums of rows whose ids have these bytes."""
-    checksums = np.empty(len(rows), np.uint32)
+def row_checksums(kernel: Kernel, state: State, rows: I64, ids: bytes) -> U32:
+    """Returns the checksums of rows; ``ids`` is the block of their ids."""
+    checksums, seeds = np.empty(len(rows), np.uint32), np.empty(len(rows), np.uint32)
     matrix = state.matrix
-    seeds = row_seeds(raw_ids, state.rows.born[rows])
+    kernel.id_seeds(ids, state.rows.born[rows], seeds)
     kernel.row_checksums(matrix.view, rows, matrix.row_bytes, matrix.stride, seeds, checksums)
     return checksums
 
 
-def _described(kernel: Kernel, state: State, capture: Capture, rows: I64) -> tuple[IdColumn, U32, list[bytes | None]]:
+def _described(kernel: Kernel, state: State, capture: Capture, rows: I64) -> tuple[BlockColumn, U32, BlockColumn]:
     """Returns ids, checksums and metadata of rows; those of older rows were computed by an earlier checkpoint."""
-    ids = IdColumn()
-    metadata: list[bytes | None] = []
+    ids, metadata, directory = BlockColumn(), BlockColumn(), state.directory
     checksums = state.rows.checksums[rows]
     fresh = state.rows.born[rows] > np.uint64(capture.since_lsn)
     for part in _slices(len(rows)):
-        numbers = rows[part].tolist()
-        raw_ids = ids.add(_ids(state, numbers))
-        metadata += [state.rows.metadata[row] for row in numbers]
-        wanted = np.flatnonzero(fresh[part])
+        block = directory.pack_ids(rows[part])
+        ids.add(block, len(rows[part]))
+        metadata.add(directory.pack_metadata(rows[part]), len(rows[part]))
+        wanted = rows[part][fresh[part]]
         if len(wanted):
-            names = raw_ids if len(wanted) == len(raw_ids) else [raw_ids[index] for index in wanted.tolist()]
-            found = row_checksums(kernel, state, rows[part][wanted], names)
-            checksums[part][wanted] = found
+            names = block if len(wanted) == len(rows[part]) else directory.pack_ids(wanted)
+            found = row_checksums(kernel, state, wanted, names)
+            checksums[part][fresh[part]] = found
             with state.lock:
-                state.rows.checksums[rows[part][wanted]] = found
+                state.rows.checksums[wanted] = found
     return ids, checksums, metadata
 
 
-def _named(state: State, rows: I64) -> Iterator[tuple[Id, int]]:
-    """Yields id and number of rows that have one."""
-    for part in _slices(len(rows)):
-        numbers = rows[part].tolist()
-        yield from zip(_ids(state, numbers), numbers, strict=True)
-
-
-def _ids(state: State, rows: list[int]) -> list[Id]:
-    names = state.rows.ids
-    found = [id for row in rows if (id := names[row]) is not None]
-    assert len(found) == len(rows), "a row that a checkpoint names has an id"
-    return found
+def _deleted(state: State, limbo: I64, new: I64) -> I64:
+    """Returns the rows in limbo whose ids are not those of new rows."""
+    later = type(state.directory)()
+    for part in _slices(len(new)):
+        later.put_block(state.directory.pack_ids(new[part]), b"", new[part], np.empty(len(new[part]), np.int64))
+    found = np.empty(len(limbo), np.int64)
+    for part in _slices(len(limbo)):
+        later.find_block(state.directory.pack_ids(limbo[part]), found[part])
+    return limbo[found < 0]
 
 
 def _slices(count: int) -> Iterator[slice]:

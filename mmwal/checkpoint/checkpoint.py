@@ -17,14 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mmwal.checkpoint.changes import Changes, SectionColumns, base_columns, changes_since, delta_columns
+from mmwal.checkpoint.changes import Changes, base_columns, changes_since, delta_columns
 from mmwal.checkpoint.image import image_numbers, remove_images, write_section
 from mmwal.checkpoint.load import Loaded
 from mmwal.disk.interface import Disk, File
 from mmwal.entry import CheckpointInfo
 from mmwal.errors import CheckpointFailedError, WalClosedError, WalFullError
 from mmwal.format.control import DATA_CONTROL
-from mmwal.format.image import BASE, DELTA, Place, Section, encode_section
+from mmwal.format.image import BASE, DELTA, Columns, Place, Section, encode_section
 from mmwal.kernel.interface import Kernel
 from mmwal.state.state import Capture
 
@@ -206,7 +206,7 @@ class Checkpointer:
         section = self._encode(place, BASE, capture, columns)
         return self._write(place, section, section.section_bytes)
 
-    def _encode(self, place: Place, kind: int, capture: Capture, columns: SectionColumns) -> Section:
+    def _encode(self, place: Place, kind: int, capture: Capture, columns: Columns) -> Section:
         return encode_section(
             place,
             kind=kind,
@@ -214,12 +214,7 @@ class Checkpointer:
             redo_lsn=capture.applied_lsn,
             rows_high=capture.rows_high,
             live_rows=capture.live_rows,
-            ids=columns.ids,
-            rows=columns.rows,
-            lsns=columns.lsns,
-            checksums=columns.checksums,
-            metadata=columns.metadata,
-            limbo=columns.limbo,
+            columns=columns,
         )
 
     def _write(self, place: Place, section: Section, base_bytes: int) -> _Image:

@@ -15,22 +15,19 @@
 from __future__ import annotations
 
 import errno
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmwal import kernel as kernels
 from mmwal.checkpoint.control import DataControl, DataIdentity, Slot, create_control, open_control
 from mmwal.checkpoint.image import ShortImageError, image_path, read_sections
 from mmwal.config import METRICS
 from mmwal.disk.interface import Disk
-from mmwal.entry import Id
 from mmwal.errors import ConsistencyError, ForeignDirectoryError, WalConfigError
-from mmwal.format.image import DELETED, Columns
-from mmwal.kernel.interface import DTYPE_CODES
+from mmwal.format.image import DELETED, Columns, cut_block
+from mmwal.kernel.interface import DTYPE_CODES, Directory, Kernel
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.state.matrix import MATRIX_NAME, Matrix
 from mmwal.state.state import State, load_state
@@ -77,14 +74,18 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class _Content:
-    """A merged image."""
+class Content:
+    """A merged image: the ids that are alive, and of each their row, LSN and checksum."""
 
-    columns: Columns
+    directory: Directory
+    rows: I64
+    lsns: npt.NDArray[np.uint64]
+    checksums: npt.NDArray[np.uint32]
+    limbo: I64
     base_bytes: int
 
 
-class _Unusable(ValueError):
+class Unusable(ValueError):
     """What a slot names cannot be used: the verdict, the file, and why."""
 
     def __init__(self, verdict: Verdict, path: str, problem: str) -> None:
@@ -93,7 +94,7 @@ class _Unusable(ValueError):
         self.path = path
 
 
-def create_data(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: int) -> Loaded:
+def create_data(disk: Disk, kernel: Kernel, data_dir: str, identity: DataIdentity, redo_lsn: int) -> Loaded:
     """Creates matrix and control file of an empty store as of ``redo_lsn``. Durable on return; a crash before leaves
     nothing that `load_checkpoint` takes for a store."""
     matrix = Matrix.create(disk, f"{data_dir}/{MATRIX_NAME}", identity.dimension, identity.dtype)
@@ -102,7 +103,7 @@ def create_data(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: int
     except BaseException:
         matrix.close()
         raise
-    state = State(matrix, applied_lsn=redo_lsn)
+    state = State(matrix, kernel.Directory(), applied_lsn=redo_lsn)
     return Loaded(state=state, matrix=matrix, control=control, base_bytes=0)
 
 
@@ -110,6 +111,7 @@ def load_checkpoint(
     disk: Disk,
     data_dir: str,
     *,
+    kernel: Kernel | None = None,
     store_id: bytes | None = None,
     history_id: bytes | None = None,
     dimension: int | None = None,
@@ -121,6 +123,7 @@ def load_checkpoint(
     """Returns the newest checkpoint that is whole; None where there is no data yet.
 
     Args:
+        kernel: whose directory holds the ids; None: that of the best one installed.
         store_id, history_id: those of the log; None accepts any.
         dimension, dtype, metric: as configured, by name; None accepts what is there.
         writable: whether the matrix is opened for writing.
@@ -137,14 +140,15 @@ def load_checkpoint(
     if control is None:
         return None
     check_identity(control, store_id=store_id, history_id=history_id, dimension=dimension, dtype=dtype, metric=metric)
+    kernel = kernel or kernels.load()
     reached = [] if reached is None else reached
     reached += control.reached
     unusable: list[Reached] = []
     for slot in control.slots:
         try:
-            content = _content(disk, data_dir, slot)
+            content = content_of(disk, kernel, data_dir, slot)
             return _loaded(disk, data_dir, control, slot, content, reached, writable, fell_back=bool(unusable))
-        except _Unusable as error:
+        except Unusable as error:
             problem = f"checkpoint {slot.sequence} cannot be used: {error}"
             unusable.append(Reached(error.verdict, error.path, problem))
             reached.append(unusable[-1])
@@ -215,12 +219,12 @@ def check_identity(
             )
 
 
-def _content(disk: Disk, data_dir: str, slot: Slot) -> _Content:
-    """Reads and checks what a slot names. Raises `_Unusable`, or `OSError`."""
+def content_of(disk: Disk, kernel: Kernel, data_dir: str, slot: Slot) -> Content:
+    """Reads and checks what a slot names. Raises `Unusable`, or `OSError`."""
     matrix = f"{data_dir}/{MATRIX_NAME}"
     matrix_bytes = _size(disk, matrix)
     if slot.rows_high * slot.row_bytes > matrix_bytes:
-        raise _Unusable(
+        raise Unusable(
             MATRIX.verdict(file="short"),
             matrix,
             f"{matrix} has {matrix_bytes:,} bytes, too few for {slot.rows_high:,} rows of {slot.row_bytes:,}",
@@ -231,12 +235,12 @@ def _content(disk: Disk, data_dir: str, slot: Slot) -> _Content:
         for name in ("redo_lsn", "rows_high", "live_rows"):
             if last[name] != slot.fields[name]:
                 raise ValueError(f"{path} ends with {name} {last[name]}, the control file names {slot.fields[name]}")
-        columns = _merge(sections)
-        _check_columns(path, columns, slot)
+        content = _merge(kernel, path, sections, slot, base_bytes)
+        _check_content(path, content, slot)
     except ValueError as error:
         verdict = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="contradicts")
-        raise _Unusable(verdict, path, str(error)) from error
-    return _Content(columns, base_bytes)
+        raise Unusable(verdict, path, str(error)) from error
+    return content
 
 
 def _sections(disk: Disk, data_dir: str, slot: Slot, path: str) -> tuple[list[Columns], int, dict[str, int]]:
@@ -254,60 +258,63 @@ def _sections(disk: Disk, data_dir: str, slot: Slot, path: str) -> tuple[list[Co
             base_bytes = base_bytes or fields["section_bytes"]
             last = fields
     except ShortImageError as error:
-        raise _Unusable(IMAGE.verdict(file="short"), path, str(error)) from error
+        raise Unusable(IMAGE.verdict(file="short"), path, str(error)) from error
     except ValueError as error:
-        raise _Unusable(IMAGE.verdict(file="whole", base="damaged"), path, str(error)) from error
+        raise Unusable(IMAGE.verdict(file="whole", base="damaged"), path, str(error)) from error
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EIO):
             raise
         verdict = IMAGE.verdict(file="missing" if error.errno == errno.ENOENT else "unreadable")
-        raise _Unusable(verdict, path, str(error)) from error
+        raise Unusable(verdict, path, str(error)) from error
     return sections, base_bytes, last
 
 
-def _merge(sections: Sequence[Columns]) -> Columns:
-    """Returns what is alive after all sections: of each id the last word counts."""
-    if len(sections) == 1:
-        return sections[0]
-    ids: list[Id] = []
-    metadata: list[bytes | None] = []
-    later: set[Id] = set()
-    kept: list[npt.NDArray[np.bool_]] = []
-    for section in reversed(sections):
-        keep = section.rows != DELETED
-        if later:
-            keep &= np.fromiter((id not in later for id in section.ids), np.bool_, len(section.ids))
-        if section is not sections[0]:
-            later.update(section.ids)
-        kept.append(keep)
-    kept.reverse()
-    for section, keep in zip(sections, kept, strict=True):
-        chosen = keep.tolist()
-        ids += itertools.compress(section.ids, chosen)
-        metadata += itertools.compress(section.metadata, chosen)
+def _merge(kernel: Kernel, path: str, sections: list[Columns], slot: Slot, base_bytes: int) -> Content:
+    """Returns what is alive after all sections: of each id the last word counts.
 
-    def joined(name: str, dtype: Any) -> npt.NDArray[Any]:
-        parts = [getattr(section, name)[keep] for section, keep in zip(sections, kept, strict=True)]
-        return np.concatenate(parts) if parts else np.empty(0, dtype)
-
-    limbo = sections[-1].limbo if sections else np.empty(0, np.int64)
-    return Columns(
-        ids, joined("rows", np.int64), joined("lsns", np.uint64), joined("checksums", np.uint32), metadata, limbo
-    )
+    Raises `ValueError` where one contradicts itself.
+    """
+    high = int(slot.rows_high)
+    directory = kernel.Directory()
+    lsns, checksums = np.zeros(high, np.uint64), np.zeros(high, np.uint32)
+    alive, named, limbo = np.zeros(high, np.bool_), np.zeros(high, np.bool_), np.empty(0, np.int64)
+    for section in sections:
+        count = int((section.rows != DELETED).sum())
+        rows, limbo = np.ascontiguousarray(section.rows[:count]), section.limbo
+        _check_rows(path, rows, limbo, high)
+        ids, deleted = cut_block(section.ids, len(section.rows), count)
+        metadata, _ = cut_block(section.metadata, len(section.rows), count)
+        gone, before = np.empty(len(section.rows) - count, np.int64), np.empty(count, np.int64)
+        directory.pop_block(deleted, gone)
+        directory.put_block(ids, metadata, rows, before)
+        replaced = before[before >= 0]
+        alive[gone[gone >= 0]] = alive[replaced] = False
+        if len(replaced) and np.isin(replaced, rows).any():
+            raise ValueError(f"{path} names an id twice")
+        alive[rows] = named[rows] = True
+        lsns[rows], checksums[rows] = section.lsns[:count], section.checksums[:count]
+    directory.forget(np.flatnonzero(named & ~alive))
+    found = np.flatnonzero(alive)
+    return Content(directory, found, lsns[found], checksums[found], limbo, base_bytes)
 
 
-def _check_columns(path: str, columns: Columns, slot: Slot) -> None:
-    """Raises `ValueError` where a merged image contradicts its slot or itself."""
-    if len(columns.ids) != slot.live_rows:
-        raise ValueError(f"{path} holds {len(columns.ids):,} ids, the control file names {slot.live_rows:,}")
-    used = np.concatenate((columns.rows, columns.limbo))
-    if len(used) and not (used.min() >= 0 and used.max() < slot.rows_high):
-        raise ValueError(f"{path} names a row outside of {slot.rows_high:,}")
-    taken = np.zeros(slot.rows_high, np.bool_)
+def _check_rows(path: str, rows: I64, limbo: I64, high: int) -> None:
+    """Raises `ValueError` where a section names rows that are not there, or one twice."""
+    used = np.concatenate((rows, limbo))
+    if len(used) and not (used.min() >= 0 and used.max() < high):
+        raise ValueError(f"{path} names a row outside of {high:,}")
+    taken = np.zeros(high, np.bool_)
     taken[used] = True
     if int(taken.sum()) != len(used):
         raise ValueError(f"{path} names a row twice")
-    if len(columns.lsns) and int(columns.lsns.max()) > slot.redo_lsn:
+
+
+def _check_content(path: str, content: Content, slot: Slot) -> None:
+    """Raises `ValueError` where a merged image contradicts its slot or itself."""
+    if not len(content.directory) == len(content.rows) == slot.live_rows:
+        raise ValueError(f"{path} holds {len(content.directory):,} ids, the control file names {slot.live_rows:,}")
+    _check_rows(path, content.rows, content.limbo, int(slot.rows_high))
+    if len(content.lsns) and int(content.lsns.max()) > slot.redo_lsn:
         raise ValueError(f"{path} names an LSN above its redo LSN {slot.redo_lsn}")
 
 
@@ -316,34 +323,28 @@ def _loaded(
     data_dir: str,
     control: DataControl,
     slot: Slot,
-    content: _Content,
+    content: Content,
     reached: list[Reached],
     writable: bool,
     *,
     fell_back: bool,
 ) -> Loaded:
-    """Opens the matrix and fills a state. Raises `_Unusable` for an image with an id in it twice."""
-    identity, columns = control.identity, content.columns
+    """Opens the matrix and fills a state."""
+    identity = control.identity
     other = control.choose(slot).other
     matrix = Matrix.open(
         disk, f"{data_dir}/{MATRIX_NAME}", identity.dimension, identity.dtype, slot.rows_high, writable=writable
     )
     state = load_state(
         matrix,
-        ids=columns.ids,
-        rows=columns.rows,
-        lsns=columns.lsns,
-        checksums=columns.checksums,
-        metadata=columns.metadata,
-        limbo=columns.limbo,
+        content.directory,
+        rows=content.rows,
+        lsns=content.lsns,
+        checksums=content.checksums,
+        limbo=content.limbo,
         rows_high=slot.rows_high,
         slots=[other.redo_lsn, slot.redo_lsn] if other and not fell_back else [slot.redo_lsn],
     )
-    if len(state) != len(columns.ids):
-        matrix.close()
-        verdict = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="contradicts")
-        path = image_path(data_dir, slot.image_number)
-        raise _Unusable(verdict, path, f"{path} names an id twice")
     return Loaded(
         state=state,
         matrix=matrix,

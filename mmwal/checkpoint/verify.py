@@ -25,13 +25,13 @@ import numpy.typing as npt
 from mmwal.checkpoint.changes import row_checksums
 from mmwal.checkpoint.control import DataIdentity, Slot
 from mmwal.checkpoint.image import image_path
-from mmwal.checkpoint.load import _content
+from mmwal.checkpoint.load import Content, content_of
 from mmwal.disk.interface import Disk, File
 from mmwal.entry import Finding, Id, Severity
 from mmwal.errors import ConsistencyError
 from mmwal.format.control import DATA_CONTROL, SLOT_OFFSETS
-from mmwal.format.frame import ALIGNMENT, encode_id
-from mmwal.format.image import HEADER_BYTES, SECTION, Columns, Place, decode_columns, row_seeds, section_header
+from mmwal.format.frame import ALIGNMENT
+from mmwal.format.image import HEADER_BYTES, SECTION, Place, decode_columns, section_header
 from mmwal.format.layout import Layout
 from mmwal.format.segment import FORMAT_VERSION, PAGE_BYTES
 from mmwal.kernel.interface import DTYPES, Kernel
@@ -66,10 +66,10 @@ def damaged_rows(kernel: Kernel, state: State) -> list[DamagedRow]:
         rows = rows[view.born[rows] <= state.checkpoint_lsn]
         for start in range(0, len(rows), _SLICE_ROWS):
             part = rows[start : start + _SLICE_ROWS]
-            records = list(view.records(part))
-            checksums = row_checksums(kernel, state, part, [encode_id(id) for id, _, _ in records])
-            for index in (checksums != state.rows.checksums[part]).nonzero()[0].tolist():
-                found.append(DamagedRow(records[index][0], int(part[index]), records[index][1]))
+            checksums = row_checksums(kernel, state, part, state.directory.pack_ids(part))
+            damaged = part[checksums != state.rows.checksums[part]]
+            for row, (id, lsn, _) in zip(damaged.tolist(), view.records(damaged), strict=True):
+                found.append(DamagedRow(id, row, lsn))
     return found
 
 
@@ -215,7 +215,7 @@ def _verify_checkpoints(
 ) -> None:
     if not check.slots:
         return
-    whole: list[tuple[Slot, Columns]] = []
+    whole: list[tuple[Slot, Content]] = []
     broken: list[tuple[Slot, list[Finding]]] = []
     walked: dict[tuple[int, int], Finding | None] = {}
     for slot in check.slots:
@@ -223,14 +223,12 @@ def _verify_checkpoints(
         if slot.image_bytes:
             found += _walk_image(disk, data_dir, slot, walked, moved)
         try:
-            content = _content(disk, data_dir, slot)
-            if len(set(content.columns.ids)) != len(content.columns.ids):
-                raise ValueError(f"{image_path(data_dir, slot.image_number)} names an id twice")
+            content = content_of(disk, kernel, data_dir, slot)
         except (ValueError, OSError, ConsistencyError) as error:
             problem = f"checkpoint {slot.sequence} cannot be used: {error}"
             broken.append((slot, found or [_damaged("image", image_path(data_dir, slot.image_number), problem)]))
         else:
-            whole.append((slot, content.columns))
+            whole.append((slot, content))
     check.sections = len(walked)
     check.bytes_read += max(int(slot.image_bytes) for slot in check.slots)
     for slot, found in broken:
@@ -331,7 +329,7 @@ def _next_section(file: File, slot: Slot, offset: int, end: int) -> int:
 
 
 def _verify_rows(
-    disk: Disk, kernel: Kernel, data_dir: str, whole: list[tuple[Slot, Columns]], check: DataCheck, moved: Moved
+    disk: Disk, kernel: Kernel, data_dir: str, whole: list[tuple[Slot, Content]], check: DataCheck, moved: Moved
 ) -> None:
     """Compares the rows of the newest whole checkpoint, then those that only the older one names."""
     path = f"{data_dir}/{MATRIX_NAME}"
@@ -344,14 +342,13 @@ def _verify_rows(
     except OSError:
         return  # said already
     try:
-        for place, (slot, columns) in enumerate(whole):
-            chosen = np.flatnonzero(seen[columns.rows] != columns.lsns)
-            chosen = chosen[np.argsort(columns.rows[chosen], kind="stable")]
+        for place, (slot, content) in enumerate(whole):
+            chosen = np.flatnonzero(seen[content.rows] != content.lsns)  # ascending rows, as those of the content are
             severity: Severity = "covered" if place else "damaged"
-            for part in _pieces(columns.rows[chosen], int(slot.row_bytes)):
-                _verify_piece(file, kernel, slot, columns, chosen[part], severity, check)
+            for part in _pieces(content.rows[chosen], int(slot.row_bytes)):
+                _verify_piece(file, kernel, slot, content, chosen[part], severity, check)
                 moved(len(chosen[part]) * int(slot.row_bytes))
-            seen[columns.rows] = columns.lsns
+            seen[content.rows] = content.lsns
             check.rows += len(chosen)
     finally:
         file.close()
@@ -361,26 +358,26 @@ def _verify_piece(
     file: File,
     kernel: Kernel,
     slot: Slot,
-    columns: Columns,
+    content: Content,
     chosen: npt.NDArray[np.int64],
     severity: Severity,
     check: DataCheck,
 ) -> None:
     identity = DataIdentity(**{name: slot.fields[name] for name in DataIdentity.__dataclass_fields__})
     stride, row_bytes = identity.stride, identity.dimension * DTYPES[identity.dtype].itemsize
-    rows, lsns = columns.rows[chosen], columns.lsns[chosen]
-    ids = [columns.ids[index] for index in chosen.tolist()]
+    rows, lsns = content.rows[chosen], content.lsns[chosen]
     first = int(rows[0])
-    content, unread = read_what_can_be(file, first * stride, (int(rows[-1]) - first) * stride + row_bytes)
-    checksums = np.empty(len(rows), np.uint32)
-    seeds = row_seeds([encode_id(id) for id in ids], lsns)
-    kernel.row_checksums(content, rows - first, row_bytes, stride, seeds, checksums)
-    check.bytes_read += len(content)
-    for index in np.flatnonzero(checksums != columns.checksums[chosen]).tolist():
+    read, unread = read_what_can_be(file, first * stride, (int(rows[-1]) - first) * stride + row_bytes)
+    checksums, seeds = np.empty(len(rows), np.uint32), np.empty(len(rows), np.uint32)
+    kernel.id_seeds(content.directory.pack_ids(rows), lsns, seeds)
+    kernel.row_checksums(read, rows - first, row_bytes, stride, seeds, checksums)
+    check.bytes_read += len(read)
+    for index in np.flatnonzero(checksums != content.checksums[chosen]).tolist():
         offset = int(rows[index]) * stride
         bad = any(start < offset + row_bytes and offset < stop for start, stop in unread)
         problem = "it cannot be read" if bad else "it is not what the checkpoint recorded"
-        problem = f"the vector of id {ids[index]!r}, row {int(rows[index])}: {problem}"
+        id = content.directory.name(int(rows[index]))
+        problem = f"the vector of id {id!r}, row {int(rows[index])}: {problem}"
         check.findings.append(
             Finding(
                 what="row",
@@ -389,7 +386,7 @@ def _verify_piece(
                 problem=problem,
                 offset=offset,
                 lsn=int(lsns[index]),
-                id=ids[index],
+                id=id,
             )
         )
 

@@ -8,9 +8,9 @@ A section begins at a multiple of 64 with a sealed header; the columns follow, e
 with zeros to 64 bytes, in this order:
 
     ids               block of ids (`frame.pack_ids`)
-    rows              i64, row of the matrix; -1 deleted
+    rows              i64, row of the matrix; -1, behind all others: deleted
     lsns              u64, LSN of the entry that wrote the row
-    checksums         u32, CRC-32 of the row's bytes, started from `row_seeds`
+    checksums         u32, CRC-32 of the row's bytes, started from what `Kernel.id_seeds` says
     metadata          block of metadata (`frame.pack_metadata`)
     limbo             i64, rows that the checkpoint before this one names and this one does not
 
@@ -27,15 +27,13 @@ Since a header holds the CRC of its columns and of the header before, ``c`` bind
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Id
-from mmwal.format.frame import ID_BYTES_MAX, ID_IS_INT, align, pack_metadata, unpack_ids, unpack_metadata
+from mmwal.format.frame import ID_IS_INT, NO_METADATA, align
 from mmwal.format.layout import Layout
 
 FORMAT_VERSION = 1
@@ -69,6 +67,7 @@ HEADER_BYTES = SECTION.size
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
+Block = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +82,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The content of a section."""
+    """The columns of a section. Ids and metadata are blocks, which are checked by whoever takes them apart."""
 
-    ids: list[Id]
+    ids: Block
     rows: I64
     lsns: U64
     checksums: U32
-    metadata: list[bytes | None]
+    metadata: Block
     limbo: I64
 
 
@@ -102,34 +101,40 @@ class Section:
     crc: int
 
 
-class IdColumn:
-    """Ids encoded a piece at a time, so that whoever encodes many can let other threads run in between."""
+class BlockColumn:
+    """A block of ids or of metadata made of smaller ones, so that whoever makes it can let other threads run between.
+
+    A block is a table of u32, one for each row, and the bytes of all rows behind it; one of metadata in which no row
+    says anything is empty.
+    """
 
     def __init__(self) -> None:
-        self._tables: list[U32] = []
-        self._blocks: list[bytes] = []
+        self._parts: list[tuple[Block, int]] = []
 
-    def add(self, ids: Sequence[Id]) -> list[bytes]:
-        """Adds ids, valid ones; returns their bytes."""
-        raws = [id.encode() if type(id) is str else id.to_bytes(8, "little", signed=True) for id in ids]  # type: ignore[union-attr]
-        table = np.fromiter(map(len, raws), np.uint32, len(raws))
-        table[np.fromiter((type(id) is int for id in ids), np.bool_, len(raws))] |= ID_IS_INT
-        self._tables.append(table)
-        self._blocks.append(b"".join(raws))
-        return raws
+    def add(self, block: Block, rows: int) -> None:
+        """Adds the block of the next ``rows`` rows."""
+        self._parts.append((block, rows))
 
     def block(self) -> bytes:
-        """Returns the block of ids, as `frame.pack_ids` writes it."""
-        return b"".join((*(table.astype("<u4").tobytes() for table in self._tables), *self._blocks))
+        """Returns the block of all rows."""
+        if not any(len(block) for block, _ in self._parts):
+            return b""
+        tables = (block[: 4 * rows] or NO_METADATA.to_bytes(4, "little") * rows for block, rows in self._parts)
+        return b"".join((*tables, *(block[4 * rows :] for block, rows in self._parts)))
 
 
-def row_seeds(raw_ids: Sequence[bytes], lsns: U64) -> U32:
-    """Returns what each row's checksum starts from, so that it is bound to id and LSN.
+def cut_block(block: Block, rows: int, first: int) -> tuple[Block, Block]:
+    """Returns a block of ``rows`` rows as two: of the ``first`` ones, and of the rest.
 
-    It is the CRC-32 of the id's bytes, itself started from the two halves of the LSN, one xored with the other.
+    Raises `ValueError` where it is too short for its table.
     """
-    starts = (lsns ^ (lsns >> np.uint64(32))).astype(np.uint32)
-    return np.fromiter(map(zlib.crc32, raw_ids, starts.tolist()), np.uint32, len(raw_ids))
+    if not len(block) or first == rows:
+        return block, b""
+    sizes = np.frombuffer(block[: 4 * rows], "<u4", rows)[:first].astype(np.int64)
+    sizes[sizes == NO_METADATA] = 0
+    cut = 4 * rows + int((sizes & ~ID_IS_INT).sum())
+    head, tail = block[: 4 * first], block[4 * first : 4 * rows]
+    return b"".join((head, block[4 * rows : cut])), b"".join((tail, block[cut:]))
 
 
 def encode_section(
@@ -140,24 +145,18 @@ def encode_section(
     redo_lsn: int,
     rows_high: int,
     live_rows: int,
-    ids: bytes,
-    rows: I64,
-    lsns: U64,
-    checksums: U32,
-    metadata: Sequence[bytes | None],
-    limbo: I64,
+    columns: Columns,
 ) -> Section:
-    """Returns a section; ``ids`` is a block of ids, the other columns are as in `Columns`."""
-    metadata_block = pack_metadata(metadata)
+    """Returns a section."""
     parts: list[bytes] = []
     columns_crc = 0
     for column in (
-        ids,
-        rows.astype("<i8").tobytes(),
-        lsns.astype("<u8").tobytes(),
-        checksums.astype("<u4").tobytes(),
-        metadata_block,
-        limbo.astype("<i8").tobytes(),
+        bytes(columns.ids),
+        columns.rows.astype("<i8").tobytes(),
+        columns.lsns.astype("<u8").tobytes(),
+        columns.checksums.astype("<u4").tobytes(),
+        bytes(columns.metadata),
+        columns.limbo.astype("<i8").tobytes(),
     ):
         for part in (column, bytes(align(len(column)) - len(column))):
             columns_crc = zlib.crc32(part, columns_crc)
@@ -176,10 +175,10 @@ def encode_section(
         redo_lsn=redo_lsn,
         rows_high=rows_high,
         live_rows=live_rows,
-        entries=len(rows),
-        limbo_rows=len(limbo),
-        ids_bytes=len(ids),
-        metadata_bytes=len(metadata_block),
+        entries=len(columns.rows),
+        limbo_rows=len(columns.limbo),
+        ids_bytes=len(columns.ids),
+        metadata_bytes=len(columns.metadata),
         columns_crc=columns_crc,
     )
     crc = int.from_bytes(header[-4:], "little")
@@ -221,13 +220,12 @@ def decode_columns(content: bytes, fields: dict[str, Any]) -> Columns:
         columns.append(view[at : at + size])
         at += align(size)
     ids, rows, lsns, checksums, metadata, limbo = columns
-    count = fields["entries"]
     return Columns(
-        _unpack_ids(ids, count),
+        ids,
         np.frombuffer(rows, "<i8").astype(np.int64, copy=False),
         np.frombuffer(lsns, "<u8").astype(np.uint64, copy=False),
         np.frombuffer(checksums, "<u4").astype(np.uint32, copy=False),
-        unpack_metadata(metadata, count),
+        metadata,
         np.frombuffer(limbo, "<i8").astype(np.int64, copy=False),
     )
 
@@ -235,25 +233,6 @@ def decode_columns(content: bytes, fields: dict[str, Any]) -> Columns:
 def _column_sizes(fields: dict[str, Any]) -> tuple[int, ...]:
     count = fields["entries"]
     return fields["ids_bytes"], 8 * count, 8 * count, 4 * count, fields["metadata_bytes"], 8 * fields["limbo_rows"]
-
-
-def _unpack_ids(block: memoryview, count: int) -> list[Id]:
-    """Returns what `frame.unpack_ids` would, in one go where all ids are ints or all are ASCII."""
-    table = np.frombuffer(block[: 4 * count], "<u4")
-    blob = block[4 * count :]
-    if len(table) == count and count:
-        sizes = (table & np.uint32(~ID_IS_INT & 0xFFFF_FFFF)).astype(np.int64)
-        if int(sizes.sum()) == len(blob) and sizes.min() > 0:
-            if (table == np.uint32(ID_IS_INT | 8)).all():
-                return np.frombuffer(blob, "<i8").tolist()  # type: ignore[no-any-return]
-            if int(table.max()) <= ID_BYTES_MAX and bytes(blob).isascii():
-                return _cut(str(blob, "ascii"), sizes)
-    return unpack_ids(block, count)
-
-
-def _cut(text: str, sizes: npt.NDArray[np.int64]) -> list[Id]:
-    ends = np.cumsum(sizes)
-    return [text[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
 
 
 assert align(HEADER_BYTES) == HEADER_BYTES

@@ -362,15 +362,15 @@ static PyObject *directory_pack_metadata(PyObject *object, PyObject *given)
 
 static PyObject *directory_replay(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"segment", "offsets", "lsns", "extent", "row_bytes", "dtype", "supply", "left",
+    static char *names[] = {"segment", "offsets", "lsns", "origin", "row_bytes", "dtype", "supply", "left",
                             "origins", "places",  "born", "died",   NULL};
     Py_buffer segment, offsets = {0}, lsns = {0}, supply = {0}, origins = {0}, places = {0}, born = {0}, died = {0};
     PyObject *offsets_given, *lsns_given, *supply_given, *origins_given, *places_given, *born_given, *died_given;
     mm_replay replay = {0};
-    int extent;
+    int origin;
     unsigned long long row_bytes, dtype, left;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OOiKKOKOOOO:replay", names, &segment, &offsets_given, &lsns_given,
-                                     &extent, &row_bytes, &dtype, &supply_given, &left, &origins_given, &places_given,
+                                     &origin, &row_bytes, &dtype, &supply_given, &left, &origins_given, &places_given,
                                      &born_given, &died_given))
         return NULL;
     PyObject *result = NULL;
@@ -400,7 +400,7 @@ static PyObject *directory_replay(PyObject *object, PyObject *args, PyObject *kw
             for (; done < offsets.shape[0]; done++) {
                 reason = mm_replay_frame(&((Directory *)object)->directory, &replay, segment.buf, (uint64_t)segment.len,
                                          (uint64_t)((const int64_t *)offsets.buf)[done],
-                                         ((const uint64_t *)lsns.buf)[done], extent);
+                                         ((const uint64_t *)lsns.buf)[done], origin);
                 if (reason != MM_REPLAY_DONE)
                     break;
             }
@@ -475,7 +475,7 @@ static PyMethodDef directory_methods[] = {
     {"pack_metadata", METHOD(directory_pack_metadata), METH_O,
      "pack_metadata($self, rows, /)\n--\n\nReturns the block of the metadata of rows."},
     {"replay", FUNCTION(METHOD(directory_replay)), METH_VARARGS | METH_KEYWORDS,
-     "replay($self, segment, offsets, lsns, extent, row_bytes, dtype, supply, left, origins, places, born, died)\n--\n\n"
+     "replay($self, segment, offsets, lsns, origin, row_bytes, dtype, supply, left, origins, places, born, died)\n--\n\n"
      "Applies frames; returns (frames, reason, left, applied, skipped)."},
     {0},
 };

@@ -122,7 +122,7 @@ class Directory:
         segment: Any,
         offsets: I64,
         lsns: U64,
-        extent: int,
+        origin: int,
         row_bytes: int,
         dtype: int,
         supply: I64,
@@ -178,7 +178,7 @@ class Directory:
                 left -= 1
                 row = int(supply[left])
                 if vectors:
-                    source = extent, first + index * row_bytes
+                    source = origin, first + index * row_bytes
                 elif origins[before] == NOT_TAKEN:
                     source = FROM_MATRIX, before
                 else:

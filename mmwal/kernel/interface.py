@@ -57,7 +57,7 @@ SCAN_FULL = 4  # the output is full: call again from the stop position
 
 # Rows of the directory, and what a replay notes of one.
 ROWS_MAX = (1 << 32) - 1
-NOT_TAKEN, FROM_MATRIX = -2, -1  # an origin that is no extent
+NOT_TAKEN, FROM_MATRIX, FROM_EXTENT = 0, 1, 2  # an origin: none, the matrix, the first extent
 
 # Why a replay stopped.
 REPLAY_DONE = 0
@@ -172,7 +172,7 @@ class Directory(Protocol):
         segment: Any,
         offsets: npt.NDArray[np.int64],
         lsns: npt.NDArray[np.uint64],
-        extent: int,
+        origin: int,
         row_bytes: int,
         dtype: int,
         supply: npt.NDArray[np.int64],
@@ -186,11 +186,11 @@ class Directory(Protocol):
 
         Args:
             offsets, lsns: each frame's place in ``segment``, and the LSN that its rows take.
-            extent: what is noted as the origin of vectors that stand in this segment.
+            origin: what is noted of vectors that stand in this segment, from `FROM_EXTENT` on.
             row_bytes, dtype: what a vector must be.
             supply: rows that nobody sees, of which the first ``left`` are there and the last of these is taken first;
                 rows that were taken and replaced come back. Has room for as many more as the frames have rows.
-            origins, places: by row, of those taken: extent and offset of the vector, or `FROM_MATRIX` and a row of the
+            origins, places: by row, of those taken: origin and offset of the vector, or `FROM_MATRIX` and a row of the
                 matrix, for an update that says nothing of it; `NOT_TAKEN` else.
             born, died: by row, as in `state/rows.py`; those of rows that lose their id are ended.
 

@@ -125,7 +125,7 @@ static inline const uint8_t *mm_next_metadata(mm_walk *walk, uint32_t *size)
 /* ---- replay */
 
 enum { MM_KIND_INSERT = 1, MM_KIND_UPDATE = 2, MM_KIND_DELETE = 3, MM_KIND_UPSERT = 4 };
-enum { MM_NOT_TAKEN = -2, MM_FROM_MATRIX = -1 }; /* an origin that is no extent */
+enum { MM_NOT_TAKEN = 0, MM_FROM_MATRIX = 1 }; /* an origin that is no extent */
 
 /* Why a replay stopped. */
 enum { MM_REPLAY_DONE, MM_REPLAY_SHAPE, MM_REPLAY_CONTRADICTS, MM_REPLAY_BOUNDS, MM_REPLAY_MEMORY };
@@ -133,7 +133,7 @@ enum { MM_REPLAY_DONE, MM_REPLAY_SHAPE, MM_REPLAY_CONTRADICTS, MM_REPLAY_BOUNDS,
 typedef struct {
     int64_t *supply; /* rows that nobody sees; the last one is taken first */
     uint64_t left, room;
-    int32_t *origins;      /* by row: the extent of its vector, MM_FROM_MATRIX or MM_NOT_TAKEN */
+    int32_t *origins;      /* by row: what the caller calls the segment of its vector, MM_FROM_MATRIX or MM_NOT_TAKEN */
     int64_t *places;       /* by row: the vector's offset in the extent, or its row of the matrix */
     uint64_t *born, *died; /* by row: as in state/rows.py */
     uint64_t rows;         /* that the four arrays have places for */
@@ -161,7 +161,7 @@ static inline bool mm_retire(mm_directory *self, mm_replay *replay, int64_t row,
 
 /* Applies the frame at `offset` of a segment, whose place and checksum were verified. */
 static int mm_replay_frame(mm_directory *self, mm_replay *replay, const uint8_t *segment, uint64_t size,
-                           uint64_t offset, uint64_t lsn, int32_t extent)
+                           uint64_t offset, uint64_t lsn, int32_t origin)
 {
     mm_header header;
     if (offset > size || sizeof header > size - offset)
@@ -201,10 +201,10 @@ static int mm_replay_frame(mm_directory *self, mm_replay *replay, const uint8_t 
         if (replay->left == 0 || (uint64_t)replay->supply[replay->left - 1] >= replay->rows)
             return MM_REPLAY_BOUNDS;
         const int64_t row = replay->supply[replay->left - 1];
-        int32_t origin = extent;
+        int32_t from = origin;
         int64_t place = (int64_t)(content + i * replay->row_bytes);
         if (!vectors) { /* an update of one that is alive: its vector stays */
-            origin = replay->origins[before] == MM_NOT_TAKEN ? MM_FROM_MATRIX : replay->origins[before];
+            from = replay->origins[before] == MM_NOT_TAKEN ? MM_FROM_MATRIX : replay->origins[before];
             place = replay->origins[before] == MM_NOT_TAKEN ? before : replay->places[before];
         }
         if (said == NULL && alive && header.kind != MM_KIND_INSERT) {
@@ -217,7 +217,7 @@ static int mm_replay_frame(mm_directory *self, mm_replay *replay, const uint8_t 
         if (!mm_put_id(self, &id, row, said, said_bytes, &before))
             return MM_REPLAY_MEMORY;
         replay->left--;
-        replay->origins[row] = origin;
+        replay->origins[row] = from;
         replay->places[row] = place;
         replay->born[row] = lsn;
         replay->died[row] = UINT64_MAX;

@@ -29,7 +29,9 @@ from mmwal.checkpoint.load import Loaded
 from mmwal.checkpoint.verify import damaged_rows
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk, Lock
+from mmwal.entry import Id
 from mmwal.errors import ConsistencyError, DamageError, OpenError, StoreMissingError, WalCorruptionError
+from mmwal.kernel.interface import FROM_EXTENT
 from mmwal.log.control import LogControl, LogIdentity, open_control
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.reader import Extent, map_segment, verified_extent
@@ -39,7 +41,6 @@ from mmwal.recovery.log_opening import check_persisted
 from mmwal.recovery.recover import (
     Decision,
     Index,
-    Winner,
     build_index,
     copy_winners,
     decide,
@@ -211,8 +212,8 @@ def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir:
         # The rows come after the log: of an id that it speaks of, the row may be another's by now.
         judged, index = settled(wal_dir, lambda: _read_log(disk, kernel, wal_dir, loaded, workers))
         identity = judged.control.identity
-        state = loaded.state if loaded else _new_state(config, identity, index)
-        decision = decide(index, state) if state is not None else Decision({})
+        state = loaded.state if loaded else _new_state(kernel, config, identity, index)
+        decision = decide(index, state) if state is not None else Decision()
         if loaded is not None:
             _copy_rows(kernel, loaded, decision)
         if state is not None:
@@ -241,11 +242,12 @@ def _control(disk: Disk, wal_dir: str) -> LogControl:
     return control
 
 
-def _new_state(config: WalConfig, identity: LogIdentity, index: Index) -> State | None:
+def _new_state(kernel: Kernel, config: WalConfig, identity: LogIdentity, index: Index) -> State | None:
     dimension = dimension_of(config, identity, index)
     if not dimension:
         return None
-    return State(MemoryMatrix(dimension, identity.dtype), applied_lsn=index.redo_lsn, durable=False)
+    matrix = MemoryMatrix(dimension, identity.dtype)
+    return State(matrix, kernel.Directory(), applied_lsn=index.redo_lsn, durable=False)
 
 
 def _copy_rows(kernel: Kernel, loaded: Loaded, decision: Decision) -> None:
@@ -254,11 +256,11 @@ def _copy_rows(kernel: Kernel, loaded: Loaded, decision: Decision) -> None:
     with state.reading() as view:
         rows = np.sort(view.rows())
     memory = MemoryMatrix(matrix.dimension, loaded.control.identity.dtype)
-    memory.ensure(state.rows.high + len(decision.winners))
+    memory.ensure(state.rows.high)
     kernel.gather(matrix.view, rows * matrix.stride, matrix.row_bytes, memory.view, rows, matrix.stride)
     state.matrix = memory
     for damaged in damaged_rows(kernel, state):
-        if not _is_replaced(decision.winners.get(damaged.id)):
+        if not _is_replaced(state, decision, damaged.id):
             raise MATRIX.verdict(file="whole", rows="damaged").mark(
                 ConsistencyError(
                     matrix.path,
@@ -269,6 +271,10 @@ def _copy_rows(kernel: Kernel, loaded: Loaded, decision: Decision) -> None:
             )
 
 
-def _is_replaced(winner: Winner | None) -> bool:
+def _is_replaced(state: State, decision: Decision, id: Id) -> bool:
     """Whether the log alone says what the id ends up with: its row of the checkpoint may be another's by now."""
-    return winner is not None and (winner.source is None or winner.source.extent is not None)
+    row = state.directory.get(id)
+    if row is None:
+        return True
+    assert decision.replay is not None
+    return row < len(decision.replay.origins) and int(decision.replay.origins[row]) >= FROM_EXTENT

@@ -14,27 +14,29 @@ Not here: where the log ends (`tail.py`), loading the checkpoint (`checkpoint/lo
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mmwal import kernel as kernels
 from mmwal.checkpoint.load import Loaded, load_checkpoint
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk
-from mmwal.entry import Id
 from mmwal.errors import ConsistencyError, DamageError, WalConfigError, WalCorruptionError
-from mmwal.format.frame import COMMIT, HEADER_BYTES, ROW_KINDS, Kind, unpack_ids, unpack_metadata
+from mmwal.format.frame import ALIGNMENT, COMMIT, FRAME_DTYPE, LENGTH_MASK, ROW_KINDS, Kind, unpack_ids, unpack_metadata
 from mmwal.format.segment import data_start
-from mmwal.kernel.interface import DTYPES
+from mmwal.kernel.interface import DTYPES, FROM_EXTENT, REPLAY_DONE
 from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.reader import Extent, frame_end, read_extent
 from mmwal.recovery.tail import Survey
+from mmwal.state.replay import Replay
 from mmwal.state.state import State
 from mmwal.verdicts import CHECKPOINT, DIRECTORY, ENTRY, Reached
 
@@ -43,21 +45,18 @@ if TYPE_CHECKING:
 
 _THREADS_FROM_BYTES = 32 << 20
 _THREADS_MAX = 4
+_RUN_ROWS = 1 << 16  # applied in one call, for which rows are provided
+_ID_BYTES_LEAST = 5  # of an id in a block: its place in the table, and a byte
+_ROW_KINDS = sorted(ROW_KINDS)
 
 
-class Source(NamedTuple):
-    """Where the vector of a winner is: a place in an extent, or (extent None) a row of the matrix."""
+class Ordered(NamedTuple):
+    """The frames that count, in the order of their effective LSNs: where each is, and how many rows it may hold."""
 
-    extent: int | None
-    offset: int
-
-
-class Winner(NamedTuple):
-    """What an id ends up with; ``source`` None: deleted."""
-
-    lsn: int
-    source: Source | None
-    metadata: bytes | None
+    lsns: npt.NDArray[np.uint64]
+    extents: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Index:
     redo_lsn: int
     end_lsn: int
     workers: int
-    frames: list[tuple[int, int, np.void]] = field(default_factory=list)  # (effective LSN, extent, frame), in order
+    ordered: Ordered | None = None
     markers: int = 0
     rolled_back: int = 0
     losses: list[str] | None = None  # what was left out of a damaged log; None: nothing may be
@@ -87,19 +86,30 @@ class Index:
     @property
     def dimension_bytes(self) -> int | None:
         """Bytes of a vector, as the first frame that holds one says."""
-        for _, _, frame in self.frames:
-            if frame["dtype"] and frame["rows"] and frame["vector_bytes"]:
-                return int(frame["vector_bytes"]) // int(frame["rows"])
+        for extent in self.extents:
+            frames = extent.frames
+            holds = np.isin(frames["kind"], _ROW_KINDS) & (frames["dtype"] != 0) & (frames["rows"] != 0)
+            found = frames[holds & (frames["vector_bytes"] != 0)]
+            if len(found):
+                return int(found[0]["vector_bytes"]) // int(found[0]["rows"])
         return None
 
 
 @dataclass
 class Decision:
-    """The winners by id, and how many entries counted for what."""
+    """What the log makes of the state, and how many entries counted for what."""
 
-    winners: dict[Id, Winner]
-    applied: int = 0
-    skipped: int = 0
+    replay: Replay | None = None
+
+    @property
+    def applied(self) -> int:
+        """Rows that were written or deleted."""
+        return self.replay.applied if self.replay else 0
+
+    @property
+    def skipped(self) -> int:
+        """Updates and deletes of ids that were not there."""
+        return self.replay.skipped if self.replay else 0
 
 
 def load_newest(
@@ -112,6 +122,7 @@ def load_newest(
     loaded = load_checkpoint(
         disk,
         data_dir,
+        kernel=kernels.load(config.kernel),
         store_id=control.identity.store_id,
         history_id=control.identity.history_id,
         dimension=config.dimension,
@@ -217,56 +228,57 @@ def check_reaches(control: LogControl, redo_lsn: int) -> None:
 
 
 def decide(index: Index, state: State) -> Decision:
-    """Finds what each id ends up with. ``state`` is that of the checkpoint; it is only read.
+    """Finds what each id ends up with, in the memory of ``state``, which is that of the checkpoint.
 
     Raises `ConsistencyError` for vectors of another dimension or dtype, `WalCorruptionError` for a frame that
-    contradicts itself.
+    contradicts itself; the state is of no use then.
     """
-    decision = Decision({})
-    winners = decision.winners
-    for lsn, number, frame in index.frames:
-        extent = index.extents[number]
-        kind = int(frame["kind"])
-        try:
-            rows = list(_rows(extent, number, frame, state))
-        except DamageError as error:
-            index.lose(error)
-            continue
-        for id, source, metadata in rows:
-            before = winners.get(id) or _before(state, id)
-            alive = before is not None and before.source is not None
-            if kind in (Kind.DELETE, Kind.UPDATE) and not alive:
-                decision.skipped += 1
-                continue
-            decision.applied += 1
-            if kind == Kind.DELETE:
-                winners[id] = Winner(lsn, None, None)
-            elif kind == Kind.INSERT or not alive:
-                winners[id] = Winner(lsn, source, metadata)
-            else:
-                assert before is not None
-                winners[id] = Winner(lsn, source or before.source, before.metadata if metadata is None else metadata)
-    return decision
+    replay = state.replay()
+    frames = index.ordered
+    assert frames is not None
+    dtype = next(code for code, known in DTYPES.items() if known == state.matrix.dtype)
+    for part in _runs(frames):
+        extent = index.extents[int(frames.extents[part.start])]
+        start, stop = part.start, part.stop
+        while start < stop:
+            done, reason = replay.apply(
+                extent.view,
+                frames.offsets[start:stop],
+                frames.lsns[start:stop],
+                int(frames.rows[start:stop].sum()),
+                FROM_EXTENT + int(frames.extents[start]),
+                dtype,
+            )
+            start += done
+            if reason != REPLAY_DONE:
+                index.lose(_refusal(extent, int(frames.offsets[start]), state))
+                start += 1
+    return Decision(replay)
+
+
+def _runs(frames: Ordered) -> Iterator[slice]:
+    """Yields frames of one extent that follow each other, with no more than `_RUN_ROWS` rows but for a single one."""
+    bounds = np.flatnonzero(np.diff(frames.extents)) + 1
+    for start, stop in itertools.pairwise((0, *bounds.tolist(), len(frames.extents))):
+        totals = np.cumsum(frames.rows[start:stop])
+        first = start
+        while first < stop:
+            before = int(totals[first - start - 1]) if first > start else 0
+            end = start + int(np.searchsorted(totals, before + _RUN_ROWS, side="right"))
+            yield slice(first, max(end, first + 1))
+            first = max(end, first + 1)
 
 
 def copy_winners(kernel: Kernel, index: Index, decision: Decision, state: State) -> None:
-    """Applies the winners: fresh rows filled from the log, the directory turned, in the order of LSNs.
+    """Fills the rows of the winners from the log.
 
     Raises `WalFullError` where the matrix cannot grow; the checkpoint is untouched then.
     """
-    ordered = sorted(decision.winners.items(), key=lambda item: item[1].lsn)
-    put = [(id, winner, winner.source) for id, winner in ordered if winner.source is not None]
-    for id, winner in ordered:
-        if winner.source is None and id in state:
-            state.remove(id, winner.lsn)
-    if put:
-        rows = np.array(state.take_rows(len(put)), np.int64)
-        numbers = np.array([-1 if source.extent is None else source.extent for _, _, source in put], np.int64)
-        offsets = np.array([source.offset for _, _, source in put], np.int64)
-        _fill(kernel, index, state, rows, numbers, offsets)
+    if decision.replay is not None:
+        rows = state.admit(decision.replay)
+        numbers = decision.replay.origins[rows].astype(np.int64) - FROM_EXTENT
+        _fill(kernel, index, state, rows, numbers, decision.replay.places[rows])
         state.matrix.rewrite(rows)
-        lsns = np.array([winner.lsn for _, winner, _ in put], np.uint64)
-        state.put_many([id for id, _, _ in put], rows, lsns, [winner.metadata for _, winner, _ in put])
     state.advance(max(index.end_lsn, state.applied_lsn))
 
 
@@ -278,6 +290,7 @@ def _fill(
     numbers: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],
 ) -> None:
+    """Copies vectors to ``rows``: from offsets of the extents with these numbers; of -1, from rows of the matrix."""
     matrix = state.matrix
     for number in np.unique(numbers).tolist():
         chosen = numbers == number
@@ -296,36 +309,60 @@ def _fill(
 
 def order(index: Index) -> None:
     """Keeps the frames that count, each with its effective LSN, in that order."""
-    open_transactions: dict[int, list[tuple[int, np.void]]] = {}
-    for number, extent in enumerate(index.extents):
-        for frame in extent.frames:
-            kind, txn = int(frame["kind"]), int(frame["txn"])
-            if kind not in ROW_KINDS:
-                if kind == Kind.COMMIT:
-                    lsn = frame_end(frame)
-                    members = open_transactions.pop(txn, [])
-                    try:
-                        _check_commit(extent, frame, members)
-                    except ConsistencyError as error:
-                        index.lose(error)
-                        open_transactions[txn] = members
-                    else:
-                        index.frames.extend((lsn, *member) for member in members)
-                index.markers += kind != Kind.PAD
-            elif txn:
-                open_transactions.setdefault(txn, []).append((number, frame))
-            else:
-                index.frames.append((frame_end(frame), number, frame))
-    index.rolled_back = sum(int(frame["rows"]) for rest in open_transactions.values() for _, frame in rest)
+    counts = [len(extent.frames) for extent in index.extents]
+    firsts = np.cumsum([0, *counts])
+    extents = np.repeat(np.arange(len(counts)), counts)
+
+    def column(name: str) -> npt.NDArray[np.int64]:
+        parts = [extent.frames[name].astype(np.int64) for extent in index.extents]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    kinds, txns = column("kind"), column("txn")
+    is_row = np.isin(kinds, _ROW_KINDS)
+    index.markers = int((~is_row & (kinds != Kind.PAD)).sum())
+    keys = np.where(is_row & (txns == 0), np.arange(len(kinds)), -1)  # where each frame takes effect
+    open_transactions: dict[int, list[int]] = {}
+    for at in np.flatnonzero((is_row & (txns != 0)) | (kinds == Kind.COMMIT)).tolist():
+        txn = int(txns[at])
+        if is_row[at]:
+            open_transactions.setdefault(txn, []).append(at)
+            continue
+        members = open_transactions.pop(txn, [])
+        extent = index.extents[extents[at]]
+        crcs = b"".join(_frame(index, extents, firsts, member)["frame_crc"].tobytes() for member in members)
+        try:
+            _check_commit(extent, extent.frames[at - firsts[extents[at]]], zlib.crc32(crcs), len(members))
+        except ConsistencyError as error:
+            index.lose(error)
+            open_transactions[txn] = members
+        else:
+            keys[members] = at
+    rows = column("rows")
+    index.rolled_back = sum(int(rows[members].sum()) for members in open_transactions.values())
+    chosen = np.flatnonzero(keys >= 0)
+    if (np.diff(keys[chosen]) < 0).any():
+        chosen = chosen[np.argsort(keys[chosen], kind="stable")]
+    starts = column("start_lsn")
+    ends = starts + (column("commit") & LENGTH_MASK) * ALIGNMENT
+    bases = np.array([extent.base_lsn for extent in index.extents], np.int64)
+    where = extents[chosen]
+    index.ordered = Ordered(
+        ends[keys[chosen]].astype(np.uint64),
+        where,
+        starts[chosen] - (bases[where] if len(where) else 0),
+        np.minimum(rows[chosen], column("id_bytes")[chosen] // _ID_BYTES_LEAST),
+    )
 
 
-def _check_commit(extent: Extent, commit: np.void, members: list[tuple[int, np.void]]) -> None:
+def _frame(index: Index, extents: npt.NDArray[np.int64], firsts: npt.NDArray[np.int64], at: int) -> np.void:
+    frame: np.void = index.extents[extents[at]].frames[at - firsts[extents[at]]]
+    return frame
+
+
+def _check_commit(extent: Extent, commit: np.void, members_crc: int, members: int) -> None:
     """Raises `ConsistencyError` unless the commit frame names exactly these members."""
     fields = COMMIT.unpack(extent.blocks(commit)[0])
-    crc = 0
-    for _, frame in members:
-        crc = zlib.crc32(int(frame["frame_crc"]).to_bytes(4, "little"), crc)
-    if fields is None or (fields["members_crc"], int(commit["rows"])) != (crc, len(members)):
+    if fields is None or (fields["members_crc"], int(commit["rows"])) != (members_crc, members):
         raise ENTRY.verdict(checksum="sound", content="half").mark(
             ConsistencyError(
                 extent.path,
@@ -337,16 +374,14 @@ def _check_commit(extent: Extent, commit: np.void, members: list[tuple[int, np.v
         )
 
 
-def _rows(
-    extent: Extent, number: int, frame: np.void, state: State
-) -> Iterator[tuple[Id, Source | None, bytes | None]]:
+def _refusal(extent: Extent, offset: int, state: State) -> DamageError:
+    """Returns what is wrong with a frame that a replay did not take."""
+    frame: np.void = np.frombuffer(extent.view, FRAME_DTYPE, 1, offset)[0]
     rows = int(frame["rows"])
-    row_bytes = state.matrix.row_bytes
-    offset = extent.offset_of(frame)
     if frame["dtype"]:
         found = (DTYPES.get(int(frame["dtype"])), int(frame["vector_bytes"]))
-        if found != (state.matrix.dtype, rows * row_bytes):
-            raise ENTRY.verdict(checksum="sound", content="shape").mark(
+        if found != (state.matrix.dtype, rows * state.matrix.row_bytes):
+            return ENTRY.verdict(checksum="sound", content="shape").mark(
                 ConsistencyError(
                     extent.path,
                     f"an entry holds {found[1]} bytes of {found[0]} for {rows} rows, the store's rows are "
@@ -356,25 +391,17 @@ def _rows(
                 )
             )
     _, ids_block, metadata_block = extent.blocks(frame)
+    problem = "rows without vectors"
     try:
-        if frame["kind"] in (Kind.INSERT, Kind.UPSERT) and not frame["dtype"]:
-            raise ValueError("rows without vectors")
-        ids = unpack_ids(ids_block, rows)
-        metadata = unpack_metadata(metadata_block, rows)
+        unpack_ids(ids_block, rows)
+        unpack_metadata(metadata_block, rows)
     except ValueError as error:
-        raise ENTRY.verdict(checksum="sound", content="contradicts").mark(
-            WalCorruptionError(
-                extent.path,
-                f"an entry contradicts itself ({error}); it was not written by mmwal",
-                offset=offset,
-                lsn=frame_end(frame),
-            )
-        ) from error
-    first = offset + HEADER_BYTES
-    for row, (id, meta) in enumerate(zip(ids, metadata, strict=True)):
-        yield id, Source(number, first + row * row_bytes) if frame["dtype"] else None, meta
-
-
-def _before(state: State, id: Id) -> Winner | None:
-    entry = state.get(id)
-    return None if entry is None else Winner(entry.lsn, Source(None, entry.row), entry.metadata)
+        problem = str(error)
+    return ENTRY.verdict(checksum="sound", content="contradicts").mark(
+        WalCorruptionError(
+            extent.path,
+            f"an entry contradicts itself ({problem}); it was not written by mmwal",
+            offset=offset,
+            lsn=frame_end(frame),
+        )
+    )

@@ -1,7 +1,7 @@
 """The state room: what is alive, in which row of the matrix, and who may still look at what was.
 
     matrix.py      the vectors: one mapped file that grows, or memory for a store without a log
-    directory.py   id to row
+    replay.py      the log applied to a state
     rows.py        what is known of each row: since when, until when, whose, with which metadata
     pins.py        the LSNs at which somebody looks at the state: readers, checkpoints, exported views
     limbo.py       rows that died and that somebody may still see

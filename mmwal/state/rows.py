@@ -1,27 +1,31 @@
-"""The table of rows: since when and until when each row holds its vector, whose it is, and its checksum.
+"""The table of rows: since when and until when each row holds its vector, and its checksum.
 
-* A row is visible at LSN s if and only if ``born <= s < died``. A row that is free, or taken and not yet put, has
-  both at `NEVER`, so nobody sees it.
-* Whoever asks reads ``died`` first and ``born`` after it; whoever frees or puts a row writes ``born`` first. So a
-  row that changes hands under a reader is never seen by mistake.
-* Arrays grow by doubling into new ones. A reader keeps those it began with: rows it may see do not change, and
-  what is written later lies beyond its LSN.
+* A row is visible at LSN s if and only if ``born <= s < died``. A row that is free, or taken and not yet put, has died
+  at 0, so nobody sees it.
+* Whoever asks reads ``died`` first and ``born`` after it; whoever puts a row writes ``born`` first. So a row that
+  changes hands under a reader is never seen by mistake.
+* Arrays grow into new ones. A reader keeps those it began with: rows it may see do not change, and what is written
+  later lies beyond its LSN.
+* A small table grows by doubling. From `_COPIED_ROWS_MOST` on it has address space for far more rows than it will hold;
+  the system gives it memory as rows are used, so that growing copies nothing and no insert waits for it.
 * ``checksums`` is known for rows born up to the newest published checkpoint.
 
-Writers hold the state's lock for everything here; readers hold nothing.
+Whose a row is, and its metadata, stand in the directory. Writers hold the state's lock for everything here; readers
+hold nothing.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Id
-
 NEVER = (1 << 64) - 1
 _CAPACITY_LEAST = 64
+_COPIED_ROWS_MOST = 1 << 16
+_SPACE_ROWS = 1 << 26
 
 U64 = npt.NDArray[np.uint64]
 _Number = TypeVar("_Number", bound=np.generic)
@@ -30,7 +34,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 class Rows:
     """What is known of each row. ``high`` is the number of rows ever used."""
 
-    __slots__ = ("born", "born_cells", "capacity", "checksums", "died", "died_cells", "high", "ids", "metadata")
+    __slots__ = ("born", "born_cells", "capacity", "checksums", "died", "died_cells", "high")
 
     born_cells: memoryview
     died_cells: memoryview
@@ -41,8 +45,6 @@ class Rows:
         self.born: U64 = np.empty(0, np.uint64)
         self.died: U64 = np.empty(0, np.uint64)
         self.checksums: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
-        self.ids: list[Id | None] = []
-        self.metadata: list[bytes | None] = []
         self.reserve(_CAPACITY_LEAST)
 
     def reserve(self, rows: int) -> None:
@@ -50,22 +52,22 @@ class Rows:
         if rows <= self.capacity:
             return
         capacity = max(rows, 2 * self.capacity)
-        self.born = _longer(self.born, capacity, NEVER)
-        self.died = _longer(self.died, capacity, NEVER)
-        self.checksums = _longer(self.checksums, capacity, 0)
-        self.ids.extend([None] * (capacity - len(self.ids)))
-        self.metadata.extend([None] * (capacity - len(self.metadata)))
+        if capacity > _COPIED_ROWS_MOST:
+            with suppress(MemoryError):  # the system grants no more than it has: then by doubling
+                self._grow(max(capacity, 16 * self.capacity, _SPACE_ROWS))
+                return
+        self._grow(capacity)
+
+    def _grow(self, capacity: int) -> None:
+        self.born = _longer(self.born, capacity, self.high)
+        self.died = _longer(self.died, capacity, self.high)
+        self.checksums = _longer(self.checksums, capacity, self.high)
         self.born_cells, self.died_cells = self.born.data, self.died.data
         self.capacity = capacity
 
-    def forget(self, rows: npt.NDArray[np.int64]) -> list[int]:
-        """Makes rows that nobody may see any more free; returns them."""
-        self.born[rows] = NEVER
-        self.died[rows] = NEVER
-        freed: list[int] = rows.tolist()
-        for row in freed:
-            self.ids[row] = self.metadata[row] = None
-        return freed
+    def live(self) -> npt.NDArray[np.int64]:
+        """Returns the rows that are alive now, ascending."""
+        return np.flatnonzero(self.died[: self.high] == np.uint64(NEVER))
 
 
 def visible(born: U64, died: U64, lsn: int) -> npt.NDArray[np.bool_]:
@@ -75,7 +77,7 @@ def visible(born: U64, died: U64, lsn: int) -> npt.NDArray[np.bool_]:
     return alive
 
 
-def _longer(array: npt.NDArray[_Number], capacity: int, fill: int) -> npt.NDArray[_Number]:
-    longer = np.full(capacity, fill, array.dtype)
-    longer[: len(array)] = array
+def _longer(array: npt.NDArray[_Number], capacity: int, used: int) -> npt.NDArray[_Number]:
+    longer = np.zeros(capacity, array.dtype)
+    longer[:used] = array[:used]
     return longer

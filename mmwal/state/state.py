@@ -28,13 +28,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mmwal import kernel as kernels
 from mmwal.entry import Id
 from mmwal.errors import WalFullError
-from mmwal.state.directory import Directory
+from mmwal.format.frame import pack_ids, pack_metadata
+from mmwal.kernel.interface import Directory
 from mmwal.state.limbo import STEP_ROWS, Limbo
 from mmwal.state.matrix import RowMatrix
 from mmwal.state.pins import Pins
-from mmwal.state.rows import Rows, visible
+from mmwal.state.replay import Replay
+from mmwal.state.rows import NEVER, Rows, visible
 
 _COLLECT_ROWS_LEAST = 64  # dead rows that are worth looking at before a new row is used, more in a large store
 _JOURNAL_SLACK = 1 << 16
@@ -63,13 +66,18 @@ class Capture:
 class State:
     """What is alive. Built empty, or full by `load_state`."""
 
-    def __init__(self, matrix: RowMatrix, *, applied_lsn: int = 0, durable: bool = True) -> None:
-        """Makes an empty state as of ``applied_lsn``; ``durable`` is False for a store that takes no checkpoints."""
+    def __init__(
+        self, matrix: RowMatrix, directory: Directory | None = None, *, applied_lsn: int = 0, durable: bool = True
+    ) -> None:
+        """Makes an empty state as of ``applied_lsn``; ``durable`` is False for a store that takes no checkpoints.
+
+        ``directory`` is an empty one; None: that of the best kernel installed.
+        """
         self.lock = threading.Lock()
         self.matrix = matrix
         self.applied_lsn = applied_lsn  # the holder of `lock` writes, anybody reads: see `advance`
         self.rows = Rows()
-        self.directory = Directory()
+        self.directory = directory if directory is not None else kernels.load().Directory()
         self._pins = Pins()
         self._limbo = Limbo()
         self._bury = self._limbo.buried.append
@@ -116,43 +124,28 @@ class State:
     def put(self, id: Id, row: int, lsn: int, metadata: bytes | None) -> None:
         """Lets ``id`` live in ``row`` from ``lsn`` on; the row it lived in, if any, dies."""
         rows = self.rows
-        before = self.directory.get(id)
         rows.born_cells[row] = lsn
-        rows.ids[row] = id
-        rows.metadata[row] = metadata
-        self.directory[id] = row
+        rows.died_cells[row] = NEVER
+        before = self.directory.put(id, row, metadata)
         self._touched.append(row)
         if before is not None:
             self._die(before, lsn)
 
     def put_many(
-        self,
-        ids: Sequence[Id],
-        taken: Sequence[int] | npt.NDArray[np.int64],
-        lsns: int | npt.NDArray[np.uint64],
-        metadata: Sequence[bytes | None] | None,
+        self, ids: Sequence[Id], taken: Sequence[int], lsn: int, metadata: Sequence[bytes | None] | None
     ) -> None:
         """Puts many ids; of an id that comes twice the last one counts. All ids turn over in one step.
 
-        ``lsns`` is the LSN of all, or an array of one for each; ``metadata`` None: none has any.
+        ``metadata`` None: none has any.
         """
-        rows, directory = self.rows, self.directory
-        places = np.asarray(taken, np.int64)
-        numbers: list[int] = places.tolist()
-        rows.born[places] = lsns
-        for index, (id, row) in enumerate(zip(ids, numbers, strict=True)):
-            rows.ids[row] = id
-            rows.metadata[row] = None if metadata is None else metadata[index]
-        fresh = Directory(zip(ids, numbers, strict=True))
-        replaced = [(before, row) for id, row in fresh.items() if (before := directory.get(id)) is not None]
-        directory.update(fresh)
-        self._touched.extend(numbers)
-        for before, row in replaced:
-            self._die(before, rows.born_cells[row])
-        if len(fresh) < len(numbers):
-            for id, row in zip(ids, numbers, strict=True):
-                if fresh[id] != row:
-                    self._die(row, rows.born_cells[row])
+        places = np.array(taken, np.int64)
+        before = np.empty(len(places), np.int64)
+        self.rows.born[places] = lsn
+        self.rows.died[places] = NEVER
+        said = b"" if metadata is None else pack_metadata(metadata)
+        self.directory.put_block(pack_ids(ids), said, places, before)
+        self._note(places)
+        self._end_lives(before[before >= 0], lsn)
 
     def remove(self, id: Id, lsn: int) -> None:
         """Ends the life of ``id`` at ``lsn``. Raises `KeyError` where it is not alive."""
@@ -167,6 +160,26 @@ class State:
         """Lets everything up to ``lsn`` be seen: the frame that ends there is applied whole."""
         self.applied_lsn = lsn
 
+    def replay(self) -> Replay:
+        """Begins to apply the log; nobody else may have the state, and only `admit` may follow."""
+        return Replay(self, self._free)
+
+    def admit(self, replay: Replay) -> npt.NDArray[np.int64]:
+        """Makes room for the rows of a replay and lets go of those it ended; returns them, to be filled.
+
+        Raises `WalFullError` where the matrix cannot grow.
+        """
+        taken, ended, unused = replay.taken, replay.ended, replay.unused
+        high = max(replay.high_before, int(taken[-1]) + 1 if len(taken) else 0)
+        if len(taken) and high > self._ready_rows:
+            self._ready_rows = self.matrix.ensure(high)
+            self.rows.reserve(self._ready_rows)
+        self.rows.high = high
+        self._free = unused[unused < high].tolist()
+        self._note(np.concatenate((taken, ended)))
+        self._limbo.buried.extend(ended.tolist())
+        return taken
+
     # -- read: no lock --------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -177,12 +190,22 @@ class State:
 
     def get(self, id: Id) -> Entry | None:
         """Returns where an id lives now, or None. The row may be gone a moment later: see `read`."""
-        rows = self.rows
-        while (row := self.directory.get(id)) is not None:
-            lsn, metadata = rows.born_cells[row], rows.metadata[row]
-            if self.directory.get(id) == row and rows.born_cells[row] == lsn:
+        rows, directory = self.rows, self.directory
+        while (row := directory.get(id)) is not None:
+            lsn, metadata = rows.born_cells[row], directory.metadata(row)
+            if directory.get(id) == row and rows.born_cells[row] == lsn:
                 return Entry(row, lsn, metadata)
         return None
+
+    def ids(self) -> list[Id]:
+        """Returns the ids that are alive now, in the order of their rows. The caller holds `lock`, or is alone."""
+        return self.names(self.rows.live())
+
+    def names(self, rows: npt.NDArray[np.int64]) -> list[Id]:
+        """Returns the ids of rows that have one."""
+        found = [name for row in rows.tolist() if (name := self.directory.name(row)) is not None]
+        assert len(found) == len(rows), "a row that was put and is not free has an id"
+        return found
 
     def read(self, id: Id) -> tuple[npt.NDArray[Any], Entry] | None:
         """Returns a copy of an id's vector and its entry, or None.
@@ -261,6 +284,14 @@ class State:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
+    def _end_lives(self, rows: npt.NDArray[np.int64], lsns: int | npt.NDArray[np.uint64]) -> None:
+        self.rows.died[rows] = lsns
+        self._note(rows)
+        self._limbo.buried.extend(rows.tolist())
+
+    def _note(self, rows: npt.NDArray[np.int64]) -> None:
+        self._touched.frombytes(rows.tobytes())
+
     def _die(self, row: int, lsn: int) -> None:
         self.rows.died_cells[row] = lsn
         self._touched.append(row)
@@ -272,11 +303,17 @@ class State:
             pins, applied_lsn = self._pins.standing(), self.applied_lsn
         rows, limbo = self.rows, self._limbo
         while True:
-            self._free.extend(rows.forget(limbo.collect(rows.born, rows.died, pins, applied_lsn)))
+            self._set_free(limbo.collect(rows.born, rows.died, pins, applied_lsn))
             self._collect_due = limbo.unfinished
             if not (all_rows and self._collect_due):
                 break
         self._trim_journal()
+
+    def _set_free(self, rows: npt.NDArray[np.int64]) -> None:
+        """Frees rows that nobody may see any more."""
+        self.rows.died[rows] = 0
+        self.directory.forget(rows)
+        self._free.extend(rows.tolist())
 
     def _trim_journal(self) -> None:
         """Keeps the journal in proportion to the rows, however long no checkpoint is taken."""
@@ -314,7 +351,7 @@ class View:
     ``array`` is the matrix, ``rows_high`` how many of its rows to look at. Used by one thread.
     """
 
-    __slots__ = ("_pins", "array", "born", "died", "ids", "lsn", "metadata", "rows_high", "state")
+    __slots__ = ("_pins", "array", "born", "died", "lsn", "rows_high", "state")
 
     def __init__(self, state: State, lsn: int, pins: Pins) -> None:
         self._pins: Pins | None = pins
@@ -324,7 +361,6 @@ class View:
         rows = state.rows
         self.rows_high = rows.high
         self.born, self.died = rows.born, rows.died
-        self.ids, self.metadata = rows.ids, rows.metadata
         self.array = state.matrix.array
 
     def __enter__(self) -> View:
@@ -351,55 +387,40 @@ class View:
 
     def records(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Id, int, bytes | None]]:
         """Yields id, LSN and metadata of rows that are alive at ``lsn``."""
-        for row, lsn in zip(rows.tolist(), self.born[rows].tolist(), strict=True):
-            id = self.ids[row]
-            assert id is not None
-            yield id, lsn, self.metadata[row]
+        metadata = self.state.directory.metadata
+        numbers, lsns = rows.tolist(), self.born[rows].tolist()
+        for id, row, lsn in zip(self.state.names(rows), numbers, lsns, strict=True):
+            yield id, lsn, metadata(row)
 
 
 def load_state(
     matrix: RowMatrix,
+    directory: Directory,
     *,
-    ids: list[Id],
     rows: npt.NDArray[np.int64],
     lsns: npt.NDArray[np.uint64],
     checksums: npt.NDArray[np.uint32],
-    metadata: list[bytes | None],
     limbo: npt.NDArray[np.int64],
     rows_high: int,
     slots: Sequence[int],
 ) -> State:
     """Returns the state of a checkpoint, as of the last of ``slots``.
 
-    ``limbo`` are rows that the older slot names and this one does not: they wait until that slot is overwritten. All
-    other rows below ``rows_high`` are free. The caller has checked that rows are in range and none comes twice.
+    ``directory`` has the ids, ``rows`` those that are alive, ``lsns`` and ``checksums`` are theirs. ``limbo`` are rows
+    that the older slot names and this one does not: they wait until that slot is overwritten. All other rows below
+    ``rows_high`` are free. The caller has checked that rows are in range and none comes twice.
     """
-    state = State(matrix, applied_lsn=slots[-1])
+    state = State(matrix, directory, applied_lsn=slots[-1])
     table = state.rows
     table.reserve(rows_high)
     table.high = rows_high
     table.born[rows] = lsns
+    table.died[rows] = NEVER
     table.checksums[rows] = checksums
-    table.born[limbo] = 0
     table.died[limbo] = slots[-1]
-    numbers: list[int] = rows.tolist()
-    for names, values in ((table.ids, ids), (table.metadata, metadata)):
-        _place(names, numbers, rows, values)
-    state.directory.update(zip(ids, numbers, strict=True))
     state.name_slots(slots)
-    for row in limbo.tolist():
-        state._bury(row)
+    state._limbo.buried.extend(limbo.tolist())
     unused = np.ones(rows_high, np.bool_)
     unused[rows] = unused[limbo] = False
     state._free.extend(np.flatnonzero(unused)[::-1].tolist())
     return state
-
-
-def _place(table: list[Any], numbers: list[int], rows: npt.NDArray[np.int64], values: Sequence[Any]) -> None:
-    """Stores ``values[i]`` at ``table[rows[i]]``."""
-    count = len(numbers)
-    if np.array_equal(rows, np.arange(count)):
-        table[:count] = values
-        return
-    for row, value in zip(numbers, values, strict=True):
-        table[row] = value

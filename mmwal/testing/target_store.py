@@ -226,7 +226,7 @@ def _shown(state: State, positions: tuple[int, ...]) -> StoreFound:
     """Returns what a recovered state holds."""
     contents: Contents = {}
     lsns: dict[Any, int] = {}
-    for id in state.directory:
+    for id in state.ids():
         read = state.read(id)
         assert read is not None
         vector, entry = read

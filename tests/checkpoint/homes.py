@@ -56,7 +56,7 @@ class Home:
     @classmethod
     def create(cls, disk: Any, kernel: Any, path: str = "/data") -> Home:
         disk.make_directory(path)
-        return cls(disk, kernel, path, create_data(disk, path, IDENTITY, START_LSN))
+        return cls(disk, kernel, path, create_data(disk, kernel, path, IDENTITY, START_LSN))
 
     @classmethod
     def open(cls, disk: Any, kernel: Any, path: str = "/data", *, restate: bool = True) -> Home:

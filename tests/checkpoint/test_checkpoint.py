@@ -184,7 +184,7 @@ def test_creating_over_existing_data_is_refused(home: Home) -> None:
     home.checkpoint()
     home.disk.unlink(f"{home.path}/control")
     with pytest.raises(ForeignDirectoryError):
-        create_data(home.disk, home.path, IDENTITY, START_LSN)
+        create_data(home.disk, home.kernel, home.path, IDENTITY, START_LSN)
 
 
 def test_checkpoints_asked_for_at_one_time_are_shared(kernel: Any, tmp_path: Any) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import mmwal.kernel.reference
+from mmwal import kernel as kernels
 from mmwal.checkpoint.image import image_numbers, write_section
 from mmwal.checkpoint.load import create_data, load_checkpoint
 from mmwal.disk.posix import PosixDisk
@@ -30,7 +31,7 @@ from mmwal.errors import (
 )
 from mmwal.format.control import LOG_CONTROL, SLOT_OFFSETS
 from mmwal.format.frame import COMMIT, Kind, commit_word, pack_ids, pack_metadata
-from mmwal.format.image import BASE, IdColumn, Place, encode_section
+from mmwal.format.image import BASE, Columns, Place, encode_section
 from mmwal.format.metadata import encode_metadata
 from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import interface as words
@@ -606,10 +607,8 @@ def test_image_that_contradicts_itself_is_refused(what: str) -> None:
     } | CONTRADICTIONS.get(what, {})
     disk = SimulatedDisk(reserve_bytes_max=1 << 18)
     disk.make_directory("/data")
-    made = create_data(disk, "/data", IDENTITY, START_LSN)
+    made = create_data(disk, kernels.load(), "/data", IDENTITY, START_LSN)
     made.matrix.ensure(4)
-    column = IdColumn()
-    column.add(columns["ids"])
     place = Place(IDENTITY.store_id, 1, 0, 0)
     section = encode_section(
         place,
@@ -618,12 +617,14 @@ def test_image_that_contradicts_itself_is_refused(what: str) -> None:
         redo_lsn=START_LSN + 128,
         rows_high=4,
         live_rows=columns["live_rows"],
-        ids=column.block(),
-        rows=np.array(columns["rows"], np.int64),
-        lsns=np.array(columns["lsns"], np.uint64),
-        checksums=np.zeros(2, np.uint32),
-        metadata=[None, None],
-        limbo=np.array(columns["limbo"], np.int64),
+        columns=Columns(
+            ids=pack_ids(columns["ids"]),
+            rows=np.array(columns["rows"], np.int64),
+            lsns=np.array(columns["lsns"], np.uint64),
+            checksums=np.zeros(2, np.uint32),
+            metadata=b"",
+            limbo=np.array(columns["limbo"], np.int64),
+        ),
     )
     write_section(disk, "/data", place, section).close()
     made.control.publish(
@@ -638,7 +639,7 @@ def test_image_that_contradicts_itself_is_refused(what: str) -> None:
     if what == "nothing":
         loaded = load_checkpoint(disk, "/data")
         assert loaded is not None
-        assert (sorted(loaded.state.directory), loaded.fell_back) == (["a", "b"], False)
+        assert (sorted(loaded.state.ids()), loaded.fell_back) == (["a", "b"], False)
         return
     try:
         loaded = load_checkpoint(disk, "/data")

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmwal.format.frame import pack_ids
+from mmwal.format.frame import NO_METADATA, pack_ids, pack_metadata, unpack_ids, unpack_metadata
 from mmwal.format.image import (
     BASE,
     DELTA,
     HEADER_BYTES,
     SECTION,
+    BlockColumn,
     Columns,
-    IdColumn,
     Place,
+    cut_block,
     decode_columns,
     encode_section,
-    row_seeds,
     section_header,
 )
 
@@ -31,9 +31,11 @@ ENTRIES = st.lists(
 
 
 def encode(entries: list[Any], limbo: Any = (), place: Place = PLACE, kind: int = BASE) -> bytes:
-    ids = IdColumn()
+    ids, metadata = BlockColumn(), BlockColumn()
     for start in range(0, len(entries), 3):
-        ids.add([entry[0] for entry in entries[start : start + 3]])
+        part = entries[start : start + 3]
+        ids.add(pack_ids([entry[0] for entry in part]), len(part))
+        metadata.add(pack_metadata([entry[3] for entry in part]), len(part))
     section = encode_section(
         place,
         kind=kind,
@@ -41,12 +43,14 @@ def encode(entries: list[Any], limbo: Any = (), place: Place = PLACE, kind: int 
         redo_lsn=1000,
         rows_high=50,
         live_rows=len(entries),
-        ids=ids.block(),
-        rows=np.array([entry[1] for entry in entries], np.int64),
-        lsns=np.array([entry[2] for entry in entries], np.uint64),
-        checksums=np.arange(len(entries), dtype=np.uint32),
-        metadata=[entry[3] for entry in entries],
-        limbo=np.array(limbo, np.int64),
+        columns=Columns(
+            ids=ids.block(),
+            rows=np.array([entry[1] for entry in entries], np.int64),
+            lsns=np.array([entry[2] for entry in entries], np.uint64),
+            checksums=np.arange(len(entries), dtype=np.uint32),
+            metadata=metadata.block(),
+            limbo=np.array(limbo, np.int64),
+        ),
     )
     content = b"".join(section.parts)
     assert len(content) == section.section_bytes
@@ -74,26 +78,39 @@ def with_columns(content: bytes, columns: bytes) -> bytes:
 @given(ENTRIES, st.lists(st.integers(0, 2**40), max_size=5))
 def test_section_comes_back_as_it_was(entries: list[Any], limbo: list[int]) -> None:
     columns = decode(encode(entries, limbo))
-    assert columns.ids == [entry[0] for entry in entries]
-    assert [type(id) for id in columns.ids] == [type(entry[0]) for entry in entries]
+    ids = unpack_ids(columns.ids, len(entries))
+    assert ids == [entry[0] for entry in entries]
+    assert [type(id) for id in ids] == [type(entry[0]) for entry in entries]
     assert columns.rows.tolist() == [entry[1] for entry in entries]
     assert columns.lsns.tolist() == [entry[2] for entry in entries]
     assert columns.checksums.tolist() == list(range(len(entries)))
-    assert columns.metadata == [entry[3] for entry in entries]
+    assert unpack_metadata(columns.metadata, len(entries)) == [entry[3] for entry in entries]
     assert columns.limbo.tolist() == limbo
 
 
-@given(st.lists(IDS, max_size=20))
-def test_block_of_ids_is_that_of_frames(ids: list[Any]) -> None:
-    column = IdColumn()
-    column.add(ids[:7])
-    column.add(ids[7:])
-    assert column.block() == pack_ids(ids)
+@given(st.lists(st.tuples(IDS, st.none() | st.binary(max_size=9)), max_size=20), st.integers(0, 20))
+def test_blocks_made_of_parts_and_cut_are_those_of_frames(entries: list[Any], cut: int) -> None:
+    cut = min(cut, len(entries))
+    for pack, values in ((pack_ids, [id for id, _ in entries]), (pack_metadata, [meta for _, meta in entries])):
+        parts = [pack(values[:cut]), pack(values[cut:])]
+        column = BlockColumn()
+        column.add(parts[0], cut)
+        column.add(parts[1], len(values) - cut)
+        assert column.block() == pack(values)
+        empty = [NO_METADATA.to_bytes(4, "little") * (len(values) - cut), b""]
+        first, rest = cut_block(column.block(), len(values), cut)
+        assert unpack(pack, first, cut) == values[:cut]
+        assert unpack(pack, rest, len(values) - cut) == values[cut:] or rest in empty
 
 
-@pytest.mark.parametrize("ids", [["a", "bc"], [1, -5], ["ä", "b"], ["a", 1]])
-def test_ids_of_one_kind_and_of_several_are_read_alike(ids: list[Any]) -> None:
-    assert decode(encode([(id, n, n, None) for n, id in enumerate(ids)])).ids == ids
+def unpack(pack: Any, block: Any, rows: int) -> list[Any]:
+    found: list[Any] = (unpack_ids if pack is pack_ids else unpack_metadata)(block, rows)
+    return found
+
+
+def test_block_shorter_than_its_table_cannot_be_cut() -> None:
+    with pytest.raises(ValueError, match="buffer"):
+        cut_block(b"\x01\x00\x00", 3, 1)
 
 
 @settings(max_examples=300)
@@ -166,9 +183,3 @@ def test_section_longer_than_the_room_is_refused_before_it_is_read() -> None:
     content = encode([("a", 1, 64, None)])
     with pytest.raises(ValueError, match="at most"):
         section_header(content[:HEADER_BYTES], PLACE, len(content) - 1)
-
-
-def test_row_seed_depends_on_id_and_lsn() -> None:
-    seeds = row_seeds([b"a", b"b", b"a", b"a"], np.array([64, 64, 128, 64 | 1 << 40], np.uint64))
-    assert len(set(seeds.tolist())) == 4
-    assert seeds[0] == zlib.crc32(b"a", 64)

@@ -122,7 +122,7 @@ def test_equal_scores_come_in_the_order_they_were_logged(metric: str, monkeypatc
         state.remove_many(again, state.applied_lsn + 64)
         state.advance(state.applied_lsn + 64)
     add(state, again, content[again])  # logged last, into rows that others had before
-    assert any(state.directory[id] < 20 for id in again)
+    assert any(state.directory.get(id) < 20 for id in again)
     best = [n for n in range(200) if n % 3 and n not in again] + again
     for k in (20, len(best)):
         assert search(state, metric, one, k)[0] == best[:k]

@@ -113,7 +113,9 @@ class Model:
             self.captured = None
 
     def check(self) -> None:
-        assert {id: (row, self.state.rows.born[row]) for id, row in self.state.directory.items()} == self.alive
+        assert {
+            id: (row := self.state.directory.get(id), self.state.rows.born[row]) for id in self.state.ids()
+        } == self.alive
         with self.state.reading() as view:
             for reader, alive in [*self.readers, (view, self.alive)]:
                 rows = reader.rows()

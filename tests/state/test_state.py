@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mmwal.state.state
+from mmwal import kernel as kernels
 from mmwal.disk.posix import PosixDisk
 from mmwal.errors import WalFullError
 from mmwal.state.matrix import Matrix, MemoryMatrix
@@ -103,16 +104,6 @@ def test_put_many_replaces_old_rows_and_of_an_id_given_twice_the_last_counts(sta
     with state.reading() as view:
         assert set(view.rows().tolist()) == {rows[1], rows[2]}
     assert len({old, *rows}) == 4
-
-
-def test_put_many_takes_an_lsn_for_each_row(state: State) -> None:
-    with state.lock:
-        rows = state.take_rows(2)
-        state.put_many(["a", "b"], rows, np.array([64, 128], np.uint64), None)
-        state.remove_many(["a"], 192)
-        state.advance(192)
-    assert state.get("b") == (rows[1], 128, None)
-    assert state.get("a") is None
 
 
 # ---- who sees what
@@ -286,13 +277,15 @@ def test_journal_of_a_store_that_takes_no_checkpoint_is_bounded(monkeypatch: pyt
 def test_loaded_state_is_that_of_its_image() -> None:
     matrix = MemoryMatrix(4, 1)
     matrix.ensure(10)
+    directory = kernels.load().Directory()
+    directory.put("a", 4, None)
+    directory.put(7, 1, b"m")
     state = load_state(
         matrix,
-        ids=["a", 7],
+        directory,
         rows=np.array([4, 1]),
         lsns=np.array([64, 128], np.uint64),
         checksums=np.array([5, 6], np.uint32),
-        metadata=[None, b"m"],
         limbo=np.array([2]),
         rows_high=6,
         slots=[100, 200],

@@ -395,12 +395,13 @@ def _read_image(kernel: Any, files: Files) -> None:
 
 def _check_loaded(loaded: Loaded) -> None:
     state, slot = loaded.state, loaded.control.current
-    rows = list(state.directory.values())
+    ids = state.ids()
+    rows = [state.directory.get(id) for id in ids]
     require(len(rows) == slot.live_rows, f"{len(rows)} ids, {slot.live_rows} said")
     require(len(set(rows)) == len(rows), "two ids in one row")
     require(all(0 <= row < slot.rows_high for row in rows), f"rows outside of {slot.rows_high}")
     require(len(loaded.matrix.view) >= slot.rows_high * loaded.matrix.stride, "rows beyond the matrix")
-    for id in state.directory:
+    for id in ids:
         entry = state.get(id)
         require(entry is not None and 0 <= entry.lsn <= loaded.redo_lsn, f"id {id!r} with another LSN than its row")
         require(type(id) is int or 1 <= len(str(id).encode()) <= 65_535, "an id that nobody could have written")
@@ -427,7 +428,7 @@ def _read_wal(kernel: Any, files: Files) -> None:
     cursor = kernel.Cursor(memoryview(bytearray(BLOCK_BYTES)), size, identity.dtype, identity.dimension, True)
     cursor.start(next_lsn)
     index = build_index(disk, kernel, judged, control.oldest_lsn)
-    lsns = [lsn for lsn, _, _ in index.frames]
+    lsns = index.ordered.lsns.tolist() if index.ordered else []
     require(lsns == sorted(lsns), f"entries out of order: {lsns}")
     before = 0
     extents = partial(read_extents, disk, kernel, WAL, identity)
