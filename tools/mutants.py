@@ -1229,7 +1229,14 @@ MUTANTS = [
         "members_not_counted",
         ("check.members",),
         "half a batch comes back as if it were whole",
-        (Edit("recovery/recover.py", "_check_commit(extent, frame, members)", "pass"),),
+        (
+            Edit(
+                "recovery/recover.py",
+                "            _check_commit(extent, extent.frames[at - firsts[extents[at]]], "
+                "zlib.crc32(crcs), len(members))",
+                "            pass",
+            ),
+        ),
         "tests/crash/test_protocol_steps.py::test_commit_of_members_that_are_not_there_is_refused",
     ),
     Mutant(
@@ -1280,7 +1287,11 @@ MUTANTS = [
         "vectors_of_another_dimension_accepted",
         ("check.entry",),
         "vectors: rows filled with bytes of others",
-        _one("recovery/recover.py", "        if found != (state.matrix.dtype, rows * row_bytes):", "        if False:"),
+        _one(
+            "recovery/recover.py",
+            "        if found != (state.matrix.dtype, rows * state.matrix.row_bytes):",
+            "        if False:",
+        ),
         "tests/recovery/test_recover.py::test_vectors_of_two_dimensions_in_one_log_are_an_inconsistency[c]",
     ),
     Mutant(
@@ -1613,7 +1624,11 @@ MUTANTS = [
         "count_of_ids_not_compared",
         ("check.columns",),
         "ids",
-        _one("checkpoint/load.py", "    if len(columns.ids) != slot.live_rows:", "    if False:"),
+        _one(
+            "checkpoint/load.py",
+            "    if not len(content.directory) == len(content.rows) == slot.live_rows:",
+            "    if False:",
+        ),
         _STEPS + "test_image_that_contradicts_itself_is_refused",
     ),
     Mutant(
@@ -1622,7 +1637,7 @@ MUTANTS = [
         "the process, or another id's vector",
         _one(
             "checkpoint/load.py",
-            "    if len(used) and not (used.min() >= 0 and used.max() < slot.rows_high):",
+            "    if len(used) and not (used.min() >= 0 and used.max() < high):",
             "    if False:",
         ),
         _STEPS + "test_image_that_contradicts_itself_is_refused",
@@ -1640,7 +1655,7 @@ MUTANTS = [
         "the order of writes: an older one wins in recovery",
         _one(
             "checkpoint/load.py",
-            "    if len(columns.lsns) and int(columns.lsns.max()) > slot.redo_lsn:",
+            "    if len(content.lsns) and int(content.lsns.max()) > slot.redo_lsn:",
             "    if False:",
         ),
         _STEPS + "test_image_that_contradicts_itself_is_refused",
@@ -1649,7 +1664,11 @@ MUTANTS = [
         "id_that_stands_twice_accepted",
         ("check.columns",),
         "one of the two rows of an id",
-        _one("checkpoint/load.py", "    if len(state) != len(columns.ids):", "    if False:"),
+        _one(
+            "checkpoint/load.py",
+            "not len(content.directory) == len(content.rows) == slot.live_rows:",
+            "len(content.rows) != slot.live_rows:",
+        ),
         _STEPS + "test_image_that_contradicts_itself_is_refused",
     ),
     Mutant(

@@ -453,7 +453,7 @@ STEPS = (
             "log/reader.py _check_members: if rows != commit.rows: raise WalCorruptionError",
             (
                 "recovery/recover.py _check_commit: if fields is None or (fields['members_crc'], "
-                "int(commit['rows'])) != (crc, len(members)): raise ENTRY.verdict(checksum='sound', "
+                "int(commit['rows'])) != (members_crc, members): raise ENTRY.verdict(checksum='sound', "
                 "content='half').mark"
             ),
         ),
@@ -462,9 +462,9 @@ STEPS = (
         "check.entry",
         (
             "log/reader.py decode_entry: raise ENTRY.verdict(checksum='sound', content='contradicts').mark",
-            "recovery/recover.py _rows: raise ENTRY.verdict(checksum='sound', content='contradicts').mark",
+            "recovery/recover.py _refuse: raise ENTRY.verdict(checksum='sound', content='contradicts').mark",
             (
-                "recovery/recover.py _rows: if found != (state.matrix.dtype, rows * row_bytes): raise "
+                "recovery/recover.py _refuse: if found != (state.matrix.dtype, rows * state.matrix.row_bytes): raise "
                 "ENTRY.verdict(checksum='sound', content='shape').mark"
             ),
         ),
@@ -531,26 +531,28 @@ STEPS = (
     Step(
         "check.slot",
         (
-            "checkpoint/load.py _content: if last[name] != slot.fields[name]: raise ValueError",
-            "checkpoint/load.py _content: if slot.rows_high * slot.row_bytes > matrix_bytes: raise _Unusable",
-            "checkpoint/load.py _content: raise _Unusable",
+            "checkpoint/load.py content_of: if last[name] != slot.fields[name]: raise ValueError",
+            "checkpoint/load.py content_of: if slot.rows_high * slot.row_bytes > matrix_bytes: raise _Unusable",
+            "checkpoint/load.py content_of: raise _Unusable",
             "checkpoint/load.py _size: if not disk.exists(path): raise MATRIX.verdict(file='missing').mark",
         ),
     ),
     Step(
         "check.columns",
         (
-            "checkpoint/load.py _check_columns: if len(columns.ids) != slot.live_rows: raise ValueError",
             (
-                "checkpoint/load.py _check_columns: if len(used) and (not (used.min() >= 0 and used.max() < "
-                "slot.rows_high)): raise ValueError"
+                "checkpoint/load.py _check_content: if not len(content.directory) == len(content.rows) == "
+                "slot.live_rows: raise ValueError"
             ),
-            "checkpoint/load.py _check_columns: if int(taken.sum()) != len(used): raise ValueError",
             (
-                "checkpoint/load.py _check_columns: if len(columns.lsns) and int(columns.lsns.max()) > "
+                "checkpoint/load.py _check_rows: if len(used) and (not (used.min() >= 0 and used.max() < high)): "
+                "raise ValueError"
+            ),
+            "checkpoint/load.py _check_rows: if int(taken.sum()) != len(used): raise ValueError",
+            (
+                "checkpoint/load.py _check_content: if len(content.lsns) and int(content.lsns.max()) > "
                 "slot.redo_lsn: raise ValueError"
             ),
-            "checkpoint/load.py _loaded: if len(state) != len(columns.ids): raise _Unusable",
         ),
     ),
     # -- recovery: what it writes

@@ -85,7 +85,7 @@ class Content:
     base_bytes: int
 
 
-class Unusable(ValueError):
+class _Unusable(ValueError):
     """What a slot names cannot be used: the verdict, the file, and why."""
 
     def __init__(self, verdict: Verdict, path: str, problem: str) -> None:
@@ -148,7 +148,7 @@ def load_checkpoint(
         try:
             content = content_of(disk, kernel, data_dir, slot)
             return _loaded(disk, data_dir, control, slot, content, reached, writable, fell_back=bool(unusable))
-        except Unusable as error:
+        except _Unusable as error:
             problem = f"checkpoint {slot.sequence} cannot be used: {error}"
             unusable.append(Reached(error.verdict, error.path, problem))
             reached.append(unusable[-1])
@@ -220,11 +220,11 @@ def check_identity(
 
 
 def content_of(disk: Disk, kernel: Kernel, data_dir: str, slot: Slot) -> Content:
-    """Reads and checks what a slot names. Raises `Unusable`, or `OSError`."""
+    """Reads and checks what a slot names. Raises `_Unusable`, or `OSError`."""
     matrix = f"{data_dir}/{MATRIX_NAME}"
     matrix_bytes = _size(disk, matrix)
     if slot.rows_high * slot.row_bytes > matrix_bytes:
-        raise Unusable(
+        raise _Unusable(
             MATRIX.verdict(file="short"),
             matrix,
             f"{matrix} has {matrix_bytes:,} bytes, too few for {slot.rows_high:,} rows of {slot.row_bytes:,}",
@@ -239,7 +239,7 @@ def content_of(disk: Disk, kernel: Kernel, data_dir: str, slot: Slot) -> Content
         _check_content(path, content, slot)
     except ValueError as error:
         verdict = IMAGE.verdict(file="whole", base="sound", deltas="sound", slot="contradicts")
-        raise Unusable(verdict, path, str(error)) from error
+        raise _Unusable(verdict, path, str(error)) from error
     return content
 
 
@@ -258,21 +258,22 @@ def _sections(disk: Disk, data_dir: str, slot: Slot, path: str) -> tuple[list[Co
             base_bytes = base_bytes or fields["section_bytes"]
             last = fields
     except ShortImageError as error:
-        raise Unusable(IMAGE.verdict(file="short"), path, str(error)) from error
+        raise _Unusable(IMAGE.verdict(file="short"), path, str(error)) from error
     except ValueError as error:
-        raise Unusable(IMAGE.verdict(file="whole", base="damaged"), path, str(error)) from error
+        raise _Unusable(IMAGE.verdict(file="whole", base="damaged"), path, str(error)) from error
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EIO):
             raise
         verdict = IMAGE.verdict(file="missing" if error.errno == errno.ENOENT else "unreadable")
-        raise Unusable(verdict, path, str(error)) from error
+        raise _Unusable(verdict, path, str(error)) from error
     return sections, base_bytes, last
 
 
 def _merge(kernel: Kernel, path: str, sections: list[Columns], slot: Slot, base_bytes: int) -> Content:
     """Returns what is alive after all sections: of each id the last word counts.
 
-    Raises `ValueError` where one contradicts itself.
+    Raises `ValueError` where one contradicts itself. An id that stands twice in one leaves two rows alive, which
+    `_check_content` finds.
     """
     high = int(slot.rows_high)
     directory = kernel.Directory()
@@ -287,10 +288,7 @@ def _merge(kernel: Kernel, path: str, sections: list[Columns], slot: Slot, base_
         gone, before = np.empty(len(section.rows) - count, np.int64), np.empty(count, np.int64)
         directory.pop_block(deleted, gone)
         directory.put_block(ids, metadata, rows, before)
-        replaced = before[before >= 0]
-        alive[gone[gone >= 0]] = alive[replaced] = False
-        if len(replaced) and np.isin(replaced, rows).any():
-            raise ValueError(f"{path} names an id twice")
+        alive[gone[gone >= 0]] = alive[before[before >= 0]] = False
         alive[rows] = named[rows] = True
         lsns[rows], checksums[rows] = section.lsns[:count], section.checksums[:count]
     directory.forget(np.flatnonzero(named & ~alive))

@@ -1,4 +1,4 @@
-"""The kernel room: append, publish, scan, checksum, over memory that others own.
+"""The kernel room: append, publish, scan, checksum, over memory that others own; and the directory of ids.
 
 `load("c")` gives the compiled kernel, `load("py")` its twin, `load()` the best one that is installed.
 What both provide stands in `interface.py`; the twin, `reference.py`, is the specification in Python.

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -251,7 +251,10 @@ def decide(index: Index, state: State) -> Decision:
             )
             start += done
             if reason != REPLAY_DONE:
-                index.lose(_refusal(extent, int(frames.offsets[start]), state))
+                try:
+                    _refuse(extent, int(frames.offsets[start]), state)
+                except DamageError as error:
+                    index.lose(error)
                 start += 1
     return Decision(replay)
 
@@ -374,14 +377,14 @@ def _check_commit(extent: Extent, commit: np.void, members_crc: int, members: in
         )
 
 
-def _refusal(extent: Extent, offset: int, state: State) -> DamageError:
-    """Returns what is wrong with a frame that a replay did not take."""
+def _refuse(extent: Extent, offset: int, state: State) -> NoReturn:
+    """Raises what is wrong with a frame that a replay did not take."""
     frame: np.void = np.frombuffer(extent.view, FRAME_DTYPE, 1, offset)[0]
     rows = int(frame["rows"])
     if frame["dtype"]:
         found = (DTYPES.get(int(frame["dtype"])), int(frame["vector_bytes"]))
         if found != (state.matrix.dtype, rows * state.matrix.row_bytes):
-            return ENTRY.verdict(checksum="sound", content="shape").mark(
+            raise ENTRY.verdict(checksum="sound", content="shape").mark(
                 ConsistencyError(
                     extent.path,
                     f"an entry holds {found[1]} bytes of {found[0]} for {rows} rows, the store's rows are "
@@ -397,7 +400,7 @@ def _refusal(extent: Extent, offset: int, state: State) -> DamageError:
         unpack_metadata(metadata_block, rows)
     except ValueError as error:
         problem = str(error)
-    return ENTRY.verdict(checksum="sound", content="contradicts").mark(
+    raise ENTRY.verdict(checksum="sound", content="contradicts").mark(
         WalCorruptionError(
             extent.path,
             f"an entry contradicts itself ({problem}); it was not written by mmwal",

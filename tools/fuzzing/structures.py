@@ -21,7 +21,6 @@ from mmwal.checkpoint.load import Loaded, load_checkpoint
 from mmwal.config import RecoveryConfig
 from mmwal.entry import WalEntry
 from mmwal.errors import IdError, MetadataError, WalError
-from mmwal.format import image
 from mmwal.format.frame import FRAME_DTYPE, HEADER_BYTES, pack_ids, pack_metadata, unpack_ids, unpack_metadata
 from mmwal.format.metadata import DEPTH_MAX, decode_metadata, encode_metadata
 from mmwal.format.segment import DATA_OFFSET, FOOTER_BYTES, data_end, data_start
@@ -107,10 +106,18 @@ def _make_ids(rng: random.Random) -> Input:
     return Input((block, rows), block + rows.to_bytes(8, "little"), len(block))
 
 
+def _ids_of_a_directory(kernel: Any, block: memoryview, rows: int) -> list[Any]:
+    if rows > len(block):
+        raise ValueError  # and no array is made for so many
+    directory = kernel.Directory()
+    directory.put_block(block, b"", np.arange(rows), np.empty(rows, np.int64))
+    return [directory.name(row) for row in range(rows)]
+
+
 def _read_ids(kernel: Any, thing: Any) -> None:
     block, rows = thing
     answers = []
-    for unpack in (unpack_ids, image._unpack_ids):
+    for unpack in (unpack_ids, partial(_ids_of_a_directory, kernel)):
         try:
             answers.append(unpack(memoryview(block), rows))
         except ValueError:
