@@ -255,6 +255,20 @@ class CheckpointInfo:
     live_rows: int
 
 
+RecoveryPhase = Literal["verify", "copy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryProgress:
+    """How far a recovery is: bytes of the log verified, or of vectors copied. ``seconds_left`` is an estimate for the
+    phase, None before anything is done."""
+
+    phase: RecoveryPhase
+    done_bytes: int
+    total_bytes: int
+    seconds_left: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryStats:
     """What a recovery found and did.

@@ -20,6 +20,7 @@ import difflib
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
@@ -33,7 +34,7 @@ from mmwal.checkpoint.control import open_control as open_data_control
 from mmwal.checkpoint.load import Loaded, create_data
 from mmwal.config import RecoveryConfig, WalConfig
 from mmwal.disk.interface import Disk, Lock, Worker
-from mmwal.entry import RecoveryStats, VerifyReport
+from mmwal.entry import RecoveryPhase, RecoveryProgress, RecoveryStats, VerifyReport
 from mmwal.errors import (
     ConsistencyError,
     DamageError,
@@ -66,6 +67,7 @@ from mmwal.recovery.recover import Decision, Index, build_index, copy_winners, d
 from mmwal.recovery.salvage import salvage
 from mmwal.recovery.tail import Survey, repair, survey
 from mmwal.recovery.verify import verify_directory
+from mmwal.recovery.workers import Workers
 from mmwal.state.state import State
 from mmwal.store import Parts, ReadOnlyStore, VectorStore
 from mmwal.verdicts import DIRECTORY
@@ -143,34 +145,61 @@ def _check_keywords(fields: dict[str, Any]) -> None:
             raise TypeError(f"open() got an unexpected keyword argument {name!r}; {advice}")
 
 
+Progress = Callable[[RecoveryProgress], object]
+
+
 def open_store(
     config: WalConfig,
     disk: Disk,
     *,
-    workers: int | None = None,
     read_only: bool = False,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    processes: bool = False,
+    progress: Progress | None = None,
     limit_ms: int | None = None,
     verify_checksums: bool = True,
     skip_corrupted_entries: bool = False,
 ) -> VectorStore:
     """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes, and
-    `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``. The last two are those of
-    `RecoveryConfig`."""
-    if read_only:
-        return _open_read_only(config, disk, workers)
-    try:
-        return _open_store(config, disk, _Way(workers, limit_ms, verify_checksums, skip_corrupted_entries))
-    except OSError as error:
-        raise full_disk(str(config.wal_dir), error) or error from error.__cause__
+    `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``.
+
+    ``workers``, ``executor`` and ``processes`` are those of `recovery.workers.Workers`; the others are described by
+    `CrashRecoveryManager` and `RecoveryConfig`.
+    """
+    started_ns = disk.monotonic_ns()
+
+    def elapsed_ms() -> float:
+        return (disk.monotonic_ns() - started_ns) / 1e6
+
+    def between(phase: RecoveryPhase, done: int, total: int) -> None:
+        if phase == "verify" and limit_ms is not None and (taken_ms := elapsed_ms()) > limit_ms:
+            raise RecoveryTimeoutError(taken_ms, limit_ms)
+        if progress is not None:
+            progress(_progress(phase, done, total, elapsed_ms()))
+
+    with Workers(disk, workers, executor=executor, processes=processes, between=between) as team:
+        if read_only:
+            return _open_read_only(config, disk, team)
+        try:
+            way = _Way(team, verify_checksums, skip_corrupted_entries, elapsed_ms)
+            return _open_store(config, disk, way)
+        except OSError as error:
+            raise full_disk(str(config.wal_dir), error) or error from error.__cause__
+
+
+def _progress(phase: RecoveryPhase, done: int, total: int, elapsed_ms: float) -> RecoveryProgress:
+    left = elapsed_ms / 1e3 * (total - done) / done if done else None
+    return RecoveryProgress(phase=phase, done_bytes=done, total_bytes=total, seconds_left=left)
 
 
 class _Way(NamedTuple):
     """How a log is read."""
 
-    workers: int | None
-    limit_ms: int | None
+    workers: Workers
     verify: bool
     skip_corrupted: bool
+    elapsed_ms: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -193,15 +222,6 @@ class _Found:
 
 def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
     """Opens it by the steps that stand at the top of this file."""
-    started_ns = disk.monotonic_ns()
-
-    def elapsed_ms() -> float:
-        return (disk.monotonic_ns() - started_ns) / 1e6
-
-    def check_time() -> None:
-        if way.limit_ms is not None and (taken_ms := elapsed_ms()) > way.limit_ms:
-            raise RecoveryTimeoutError(taken_ms, way.limit_ms)
-
     refuse_unbuilt(config)
     if config.data_dir is None:
         raise WalConfigError("data_dir", None, "a store needs a directory for its matrix; a log alone is a WalManager")
@@ -226,7 +246,7 @@ def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
         proven_lsn = max((slot.redo_lsn for slot in data.slots), default=0) if data else 0
         # 3. survey, 4. load, 5. index and decide
         try:
-            found = _read(disk, kernel, config, control, proven_lsn, way, check_time)
+            found = _read(disk, kernel, config, control, proven_lsn, way)
         except DamageError as error:
             if not way.skip_corrupted:
                 raise
@@ -244,8 +264,9 @@ def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
         if loaded is not None:
             loaded.control.restate()
             disk.sync_directory(data_dir)  # names may be in memory only, after a kill before their sync
-            copy_winners(kernel, found.index, found.decision, loaded.state)
-        stats = _stats(found.judged, found.index, found.decision, loaded, elapsed_ms(), verified=way.verify)
+            copy_winners(kernel, way.workers, found.index, found.decision, loaded.state)
+        stats = _stats(found.judged, found.index, found.decision, loaded, way.workers, way.elapsed_ms())
+        stats = replace(stats, unverified=not way.verify)
         # 8. checkpoint
         store = _serve(disk, kernel, config, data_dir, log, loaded, stats, found.checkpoints)
         _let_go(log, found.needless_lsn)
@@ -265,16 +286,13 @@ def _read(
     control: LogControl,
     proven_lsn: int,
     way: _Way,
-    check_time: Callable[[], None],
 ) -> _Found:
     """Surveys the log, loads the checkpoint, and decides what the log says since then."""
     wal_dir = absolute(config.wal_dir)
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
 
     def index_of(redo_lsn: int) -> Index:
-        index = build_index(disk, kernel, judged, redo_lsn, workers=way.workers, verify=way.verify)
-        check_time()
-        return index
+        return build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
 
     loaded, index, decision = _decide(disk, config, control, index_of)
     tail = partial(repair, disk, kernel, wal_dir, judged=judged)
@@ -319,7 +337,7 @@ def _decide(
         raise
 
 
-def _open_read_only(config: WalConfig, disk: Disk, workers: int | None) -> ReadOnlyStore:
+def _open_read_only(config: WalConfig, disk: Disk, workers: Workers) -> ReadOnlyStore:
     """Opens it as `recovery.read_only` says, and makes the handle."""
     started_ns = disk.monotonic_ns()
     if config.data_dir is None:
@@ -328,14 +346,14 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: int | None) -> ReadO
     wal_dir, data_dir = absolute(config.wal_dir), absolute(config.data_dir)
     locks = lock_for_reading(disk, wal_dir, data_dir)
     try:
-        found = read_store(disk, kernel, config, wal_dir, data_dir, workers=workers)
+        found = read_store(disk, kernel, config, wal_dir, data_dir, workers)
     except BaseException:
         for lock in locks:
             lock.release()
         raise
     log = ReadOnlyLog(kernel, found.identity.dtype, wal_dir, found.judged.durable_lsn)
     elapsed_ms = (disk.monotonic_ns() - started_ns) / 1e6
-    stats = _stats(found.judged, found.index, found.decision, found.loaded, elapsed_ms)
+    stats = _stats(found.judged, found.index, found.decision, found.loaded, workers, elapsed_ms)
 
     def begin(dimension: int) -> tuple[State, None]:
         raise log.refusal()
@@ -520,13 +538,12 @@ class Upkeep:
 
 
 def _stats(
-    judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, elapsed_ms: float, *, verified: bool = True
+    judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, workers: Workers, elapsed_ms: float
 ) -> RecoveryStats:
     losses = index.losses or []
     return RecoveryStats(
         completed=True,
         clean_shutdown=judged.clean,
-        unverified=not verified,
         total_entries=decision.applied + decision.skipped + len(losses) + index.rolled_back + index.markers,
         applied_entries=decision.applied,
         skipped_entries=decision.skipped,
@@ -536,14 +553,14 @@ def _stats(
         recovery_time_ms=elapsed_ms,
         bytes_scanned=judged.bytes_scanned + index.bytes_scanned,
         segments=len(index.extents),
-        workers=index.workers,
+        workers=workers.used,
         first_lsn=index.redo_lsn,
         last_lsn=judged.end_lsn,
         torn_tail_bytes=judged.torn_tail_bytes,
         checkpoint_sequence=loaded.sequence if loaded else 0,
         redo_lsn=index.redo_lsn,
         errors=tuple(losses),
-        notes=(*judged.notes, *(loaded.notes if loaded else ())),
+        notes=(*judged.notes, *(loaded.notes if loaded else ()), *workers.notes),
     )
 
 
@@ -551,7 +568,13 @@ class CrashRecoveryManager:
     """Recovers a store with settings of its own; the guide's name for it.
 
     Args:
-        config: where log and data are, and how to recover.
+        config: where log and data are, and how to recover. ``workers=None`` reads a large log in threads where the
+            kernel is the compiled one, which lets go of the GIL, and in the caller else. A number above 1 is a pool of
+            as many processes, started by ``spawn``: each takes some 0.2 s to begin and imports the caller's main
+            module, so guard that with ``if __name__ == "__main__"``.
+        executor: does the parts instead: any `concurrent.futures.Executor`, with threads or processes. It stays open.
+        progress: called in this thread, after each part, with a `RecoveryProgress`. What it raises ends recovery: with
+            nothing changed while the phase is "verify", and as a crash would during "copy".
 
     Example:
         >>> import tempfile, warnings
@@ -564,10 +587,19 @@ class CrashRecoveryManager:
         (0, True)
     """
 
-    def __init__(self, config: RecoveryConfig, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        config: RecoveryConfig,
+        *,
+        executor: Executor | None = None,
+        progress: Progress | None = None,
+        disk: Disk | None = None,
+    ) -> None:
         if config.target is not None:
             raise WalConfigError("target", config.target, "this version recovers to the end of the log; leave it out")
         self.config = config
+        self._executor = executor
+        self._progress = progress
         self._disk = disk or default_disk()
         self._stats = RecoveryStats()
 
@@ -582,6 +614,9 @@ class CrashRecoveryManager:
                 config,
                 self._disk,
                 workers=self.config.workers,
+                executor=self._executor,
+                processes=True,
+                progress=self._progress,
                 limit_ms=self.config.max_recovery_time_ms,
                 verify_checksums=self.config.verify_checksums,
                 skip_corrupted_entries=self.config.skip_corrupted_entries,

@@ -1301,7 +1301,7 @@ MUTANTS = [
         (
             Edit(
                 "recovery/recover.py",
-                "            matrix.array[rows[chosen]] = matrix.array[offsets[chosen]]\n",
+                "            matrix.array[rows[kept]] = matrix.array[places[kept]]\n",
                 "            pass\n",
             ),
         ),
@@ -1322,7 +1322,7 @@ MUTANTS = [
         "recovered_rows_trust_clean_pages",
         ("recover.rewrite",),
         "vectors that an earlier process could not sync",
-        _one("recovery/recover.py", "        state.matrix.rewrite(rows)\n", ""),
+        _one("recovery/recover.py", "        matrix.rewrite(rows)\n", ""),
         "store-py",
         seed=6,
     ),

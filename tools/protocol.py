@@ -443,7 +443,7 @@ STEPS = (
     Step(
         "check.index",
         (
-            "log/reader.py verified_extent: if stop != end_lsn: raise ENTRY.verdict(checksum='damaged').mark",
+            "log/reader.py checked_extent: if stop != end_lsn: raise ENTRY.verdict(checksum='damaged').mark",
             "log/reader.py _inspect: if info is None: raise SegmentMissingError",
         ),
     ),
@@ -589,11 +589,11 @@ STEPS = (
             "checkpoint/control.py DataControl.restate: self._disk.sync_directory(self.path.rpartition('/')[0])",
         ),
     ),
-    Step("recover.copy", ("recovery/recover.py _fill: matrix.array[rows[chosen]] =",)),
+    Step("recover.copy", ("recovery/recover.py copy_winners: matrix.array[rows[kept]] =",)),
     Step(
         "recover.rewrite",
         (
-            "recovery/recover.py copy_winners: state.matrix.rewrite(rows)",
+            "recovery/recover.py copy_winners: matrix.rewrite(rows)",
             "state/matrix.py Matrix.rewrite: self._mapping.rewrite(int(run[0]) * self.stride, len(run) * self.stride)",
         ),
     ),

@@ -123,6 +123,11 @@ def verified_extent(
 ) -> Extent:
     """As `read_extent`, of a segment that is mapped."""
     frames, stop, _ = scan_frames(kernel, view, info.base_lsn, info.salt, start_lsn, end_lsn, verify=verify)
+    return checked_extent(info, view, frames, stop, end_lsn)
+
+
+def checked_extent(info: SegmentInfo, view: memoryview, frames: Frames, stop: int, end_lsn: int) -> Extent:
+    """Returns what a scan found as an extent. Raises `WalCorruptionError` where it stopped before ``end_lsn``."""
     if stop != end_lsn:
         raise ENTRY.verdict(checksum="damaged").mark(
             WalCorruptionError(

@@ -48,6 +48,7 @@ from mmwal.recovery.recover import (
     load_newest,
 )
 from mmwal.recovery.tail import Survey, survey
+from mmwal.recovery.workers import Workers
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import State
 from mmwal.verdicts import DIRECTORY, MATRIX
@@ -165,9 +166,7 @@ def lock_for_reading(disk: Disk, wal_dir: str, data_dir: str) -> list[Lock]:
     return locks
 
 
-def read_store(
-    disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, *, workers: int | None = None
-) -> Reading:
+def read_store(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, workers: Workers) -> Reading:
     """Reads the store of a config; the caller holds the locks.
 
     Raises:
@@ -206,7 +205,7 @@ def _place_of(error: DamageError | FileNotFoundError) -> Hashable:
     return type(error), str(error)
 
 
-def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, workers: int | None) -> Reading:
+def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, workers: Workers) -> Reading:
     loaded = load_newest(disk, config, _control(disk, wal_dir), data_dir, writable=False)
     try:
         # The rows come after the log: of an id that it speaks of, the row may be another's by now.
@@ -217,7 +216,7 @@ def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir:
         if loaded is not None:
             _copy_rows(kernel, loaded, decision)
         if state is not None:
-            copy_winners(kernel, index, decision, state)
+            copy_winners(kernel, workers, index, decision, state)
         return Reading(identity, state, judged, index, decision, loaded)
     finally:
         if loaded is not None:
@@ -225,14 +224,14 @@ def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir:
 
 
 def _read_log(
-    disk: Disk, kernel: Kernel, wal_dir: str, loaded: Loaded | None, workers: int | None
+    disk: Disk, kernel: Kernel, wal_dir: str, loaded: Loaded | None, workers: Workers
 ) -> tuple[Survey, Index]:
     """Finds the end of the log, and maps and verifies it from the checkpoint on."""
     control = _control(disk, wal_dir)
     proven_lsn = max((int(slot.redo_lsn) for slot in loaded.control.slots), default=0) if loaded else 0
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
     redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
-    return judged, build_index(disk, kernel, judged, redo_lsn, workers=workers)
+    return judged, build_index(kernel, workers, judged, redo_lsn)
 
 
 def _control(disk: Disk, wal_dir: str) -> LogControl:

@@ -1,7 +1,7 @@
 """Recovery of a store: what the log says since the checkpoint, applied to it.
 
     load      the newest checkpoint that is whole
-    index     verify every frame behind the redo point and list its rows (in threads, where there is enough to do)
+    index     verify every frame behind the redo point and order those that count
     decide    committed rows only; the last writer of each id wins, in the order of effective LSNs
     copy      the winners' vectors, straight from the mapped log into fresh rows of the mapped matrix
 
@@ -17,9 +17,8 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +30,12 @@ from mmwal.disk.interface import Disk
 from mmwal.errors import ConsistencyError, DamageError, WalConfigError, WalCorruptionError
 from mmwal.format.frame import ALIGNMENT, COMMIT, FRAME_DTYPE, LENGTH_MASK, ROW_KINDS, Kind, unpack_ids, unpack_metadata
 from mmwal.format.segment import data_start
-from mmwal.kernel.interface import DTYPES, FROM_EXTENT, REPLAY_DONE
+from mmwal.kernel.interface import DTYPES, FROM_EXTENT, FROM_MATRIX, REPLAY_DONE
 from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.control_file import CONTROL_NAME
-from mmwal.log.reader import Extent, frame_end, read_extent
+from mmwal.log.reader import Extent, frame_end
 from mmwal.recovery.tail import Survey
+from mmwal.recovery.workers import Copy, Range, Workers
 from mmwal.state.replay import Replay
 from mmwal.state.state import State
 from mmwal.verdicts import CHECKPOINT, DIRECTORY, ENTRY, Reached
@@ -43,8 +43,6 @@ from mmwal.verdicts import CHECKPOINT, DIRECTORY, ENTRY, Reached
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
-_THREADS_FROM_BYTES = 32 << 20
-_THREADS_MAX = 4
 _RUN_ROWS = 1 << 16  # applied in one call, for which rows are provided
 _ID_BYTES_LEAST = 5  # of an id in a block: its place in the table, and a byte
 _ROW_KINDS = sorted(ROW_KINDS)
@@ -66,7 +64,6 @@ class Index:
     extents: list[Extent]
     redo_lsn: int
     end_lsn: int
-    workers: int
     ordered: Ordered | None = None
     markers: int = 0
     rolled_back: int = 0
@@ -181,9 +178,7 @@ def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int 
     return from_log
 
 
-def build_index(
-    disk: Disk, kernel: Kernel, judged: Survey, redo_lsn: int, *, workers: int | None = None, verify: bool = True
-) -> Index:
+def build_index(kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, *, verify: bool = True) -> Index:
     """Verifies every frame from ``redo_lsn`` to the end of the log and orders those that count.
 
     With ``verify=False`` checksums are left alone: `survey` has verified those of the unsealed run, by which alone a
@@ -191,24 +186,11 @@ def build_index(
     """
     check_reaches(judged.control, redo_lsn)
     ranges = [
-        (info, max(redo_lsn, info.first_lsn), judged.end_of(info))
+        Range(info, max(redo_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
         if judged.end_of(info) > max(redo_lsn, info.first_lsn)
     ]
-    total = sum(stop - start for _, start, stop in ranges)
-    if workers is None:
-        workers = _THREADS_MAX if kernel.NAME == "c" and total >= _THREADS_FROM_BYTES else 1
-    workers = max(1, min(workers, len(ranges)))
-
-    def read(part: Any) -> Extent:
-        return read_extent(disk, kernel, *part, verify=verify)
-
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
-            extents = list(pool.map(read, ranges))
-    else:
-        extents = [read(part) for part in ranges]
-    index = Index(extents, redo_lsn, judged.end_lsn, workers)
+    index = Index(workers.scan(kernel, ranges, verify=verify), redo_lsn, judged.end_lsn)
     order(index)
     return index
 
@@ -272,42 +254,24 @@ def _runs(frames: Ordered) -> Iterator[slice]:
             first = max(end, first + 1)
 
 
-def copy_winners(kernel: Kernel, index: Index, decision: Decision, state: State) -> None:
+def copy_winners(kernel: Kernel, workers: Workers, index: Index, decision: Decision, state: State) -> None:
     """Fills the rows of the winners from the log.
 
     Raises `WalFullError` where the matrix cannot grow; the checkpoint is untouched then.
     """
     if decision.replay is not None:
-        rows = state.admit(decision.replay)
-        numbers = decision.replay.origins[rows].astype(np.int64) - FROM_EXTENT
-        _fill(kernel, index, state, rows, numbers, decision.replay.places[rows])
-        state.matrix.rewrite(rows)
+        rows, matrix = state.admit(decision.replay), state.matrix
+        origins, places = decision.replay.origins[rows], decision.replay.places[rows]
+        kept = origins == FROM_MATRIX
+        if kept.any():
+            matrix.array[rows[kept]] = matrix.array[places[kept]]
+        copies = []
+        for origin in np.unique(origins[~kept]).tolist():
+            chosen = origins == origin
+            copies.append(Copy(index.extents[origin - FROM_EXTENT], places[chosen], rows[chosen]))
+        workers.copy(kernel, copies, matrix)
+        matrix.rewrite(rows)
     state.advance(max(index.end_lsn, state.applied_lsn))
-
-
-def _fill(
-    kernel: Kernel,
-    index: Index,
-    state: State,
-    rows: npt.NDArray[np.int64],
-    numbers: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-) -> None:
-    """Copies vectors to ``rows``: from offsets of the extents with these numbers; of -1, from rows of the matrix."""
-    matrix = state.matrix
-    for number in np.unique(numbers).tolist():
-        chosen = numbers == number
-        if number < 0:
-            matrix.array[rows[chosen]] = matrix.array[offsets[chosen]]
-        else:
-            kernel.gather(
-                index.extents[number].view,
-                offsets[chosen],
-                matrix.row_bytes,
-                matrix.view,
-                np.ascontiguousarray(rows[chosen]),
-                matrix.stride,
-            )
 
 
 def order(index: Index) -> None:

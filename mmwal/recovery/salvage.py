@@ -82,7 +82,6 @@ class Salvage:
             [extent for extent in extents if len(extent.frames)],
             redo_lsn,
             data_start(self.next_number, self.control.identity.segment_bytes),
-            workers=1,
             losses=[str(loss) for loss in self.losses],
         )
         order(index)

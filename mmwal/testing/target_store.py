@@ -34,6 +34,7 @@ from mmwal.opening import open_store
 from mmwal.recovery.log_opening import lock_directory, open_identity
 from mmwal.recovery.recover import build_index, copy_winners, decide, load_newest
 from mmwal.recovery.tail import repair, survey
+from mmwal.recovery.workers import Workers
 from mmwal.state.state import State
 from mmwal.store import VectorStore
 from mmwal.testing.background import SimulatedMutex
@@ -176,12 +177,13 @@ class StoreTarget:
         judged = survey(disk, kernel, WAL, control, proven_lsn)
         loaded = load_newest(disk, config, control, DATA)
         assert loaded is not None
-        index = build_index(disk, kernel, judged, loaded.redo_lsn)
+        workers = Workers(disk)
+        index = build_index(kernel, workers, judged, loaded.redo_lsn)
         decision = decide(index, loaded.state)
         tail = repair(disk, kernel, WAL, lock, judged)
         loaded.control.restate()
         disk.sync_directory(DATA)
-        copy_winners(kernel, index, decision, loaded.state)
+        copy_winners(kernel, workers, index, decision, loaded.state)
         return _shown(loaded.state, (control.oldest_lsn, tail.end_lsn))
 
     @lru_cache(maxsize=64)  # noqa: B019 (a target lives as long as its process)
