@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mmwal-branches-") as folder:
+        os.chmod(folder, 0o755)  # some tests run as another user
         try:
             report = measure(Path(folder), arguments.workers)
         except NotMeasured as error:

@@ -92,9 +92,10 @@ class Verdict:
 
 
 def mutated_copy(edits: Iterable[Edit], folder: Path, *, tests: bool = False) -> Path:
-    """Copies package and tools into a folder, tests too if asked, with the edits applied; returns the folder."""
+    """Copies package and tools into a folder, tests (and the docs that they read) too if asked, with the edits applied;
+    returns the folder."""
     left_out = shutil.ignore_patterns("data", ".pytest_cache")  # compiled modules too: they are valid where unchanged
-    for room in ("mmwal", "tools", *(["tests"] if tests else [])):
+    for room in ("mmwal", "tools", *(["tests", "docs"] if tests else [])):
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
     if tests:
         shutil.copy(ROOT / "pyproject.toml", folder)

@@ -333,6 +333,7 @@ STEPS = (
             "log/keeper.py Keeper._populate: self._attached[number].mapping.populate(0, self._segment_bytes)",
             "log/segment.py Segment._put: self.mapping.populate(offset, len(content))",
             "state/matrix.py Matrix._work_ahead: self._mapping.populate(start, end - start)",
+            "state/matrix.py Matrix.prepare: self._mapping.populate(start, length)",
         ),
     ),
     # -- a new segment
@@ -594,7 +595,7 @@ STEPS = (
         "recover.rewrite",
         (
             "recovery/recover.py copy_winners: matrix.rewrite(rows)",
-            "state/matrix.py Matrix.rewrite: self._mapping.rewrite(int(run[0]) * self.stride, len(run) * self.stride)",
+            "state/matrix.py Matrix.rewrite: self._mapping.rewrite(start, length)",
         ),
     ),
     # -- the matrix

@@ -681,7 +681,7 @@ def _shut_down(folder: Path) -> tuple[str, str]:
         ensure(facts.get("signal") in (None, "SIGBUS"), seen)
         durable = writer.truth.count
         mounts = Path("/proc/self/mounts").read_text("utf-8").splitlines()
-        source = next(line.split()[0] for line in mounts if f" {point} " in line)
+        source = next(line.split()[0] for line in mounts if f" {os.path.realpath(point)} " in line)
         devices.unmount(point)
         devices.mount(source, point, "xfs")
         count = writer.reopens(durable)

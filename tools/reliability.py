@@ -524,7 +524,9 @@ def main() -> int:
             arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
         return heading_of(facts)
 
-    with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="mmwal-reliability-") as folder:
+    place = os.path.abspath(arguments.dir) if arguments.dir else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="mmwal-reliability-") as folder:
+        os.chmod(folder, 0o755)  # some tests run as another user
         run = Run(arguments.minutes, arguments.workers, arguments.seed, Path(folder))
         for part in PARTS:
             if not arguments.only or part.name in arguments.only:

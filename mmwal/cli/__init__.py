@@ -1,8 +1,8 @@
 """The `mmwal` command.
 
     app.py        the command line: its commands, and how errors become messages and exit codes
-    verify.py     ``mmwal verify``
-    version.py    ``mmwal version``
+    place.py      the arguments and the printing that commands share
+    inspect.py    ``mmwal inspect``, and so on: control, dump, verify, recover, repair, bench_fsync, completion, version
     demo/         ``mmwal demo``
 
 A new command is one `click.command` in a module of its own here, and one line in the table of `app.py`.

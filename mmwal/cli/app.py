@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -21,7 +22,14 @@ INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 # Name, module and function of each command. The module is imported when the command is called.
 COMMANDS = {
+    "bench-fsync": ("mmwal.cli.bench_fsync", "bench_fsync"),
+    "completion": ("mmwal.cli.completion", "completion"),
+    "control": ("mmwal.cli.control", "control"),
     "demo": ("mmwal.cli.demo.command", "demo"),
+    "dump": ("mmwal.cli.dump", "dump"),
+    "inspect": ("mmwal.cli.inspect", "inspect"),
+    "recover": ("mmwal.cli.recover", "recover"),
+    "repair": ("mmwal.cli.repair", "repair"),
     "verify": ("mmwal.cli.verify", "verify"),
     "version": ("mmwal.cli.version", "version"),
 }
@@ -52,7 +60,9 @@ def mmwal() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line; returns its exit code."""
     try:
-        result = mmwal.main(args=list(arguments), prog_name="mmwal", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # of what it is given, the text is enough
+            result = mmwal.main(args=list(arguments), prog_name="mmwal", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return USAGE
@@ -69,6 +79,10 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(f"mmwal: {error}", err=True)
         return exit_code(error)
     return result if isinstance(result, int) else OK
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    click.echo(f"mmwal: warning: {message}", err=True)
 
 
 def exit_code(error: BaseException) -> int:

@@ -5,7 +5,6 @@ Not here: how it is found (`recovery/verify.py`).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from rich.text import Text
 import mmwal
 from mmwal.checkpoint.verify import Moved
 from mmwal.cli.app import CORRUPTION, OK
+from mmwal.cli.place import directory_arguments, json_option, kernel_option, print_json
 from mmwal.recovery.verify import size_of
 
 FINDINGS_SHOWN = 50
@@ -32,14 +32,9 @@ _MEANINGS = {
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=str))
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False),
-    help="Where the matrix is, if PATH is the log's directory of a store on two disks.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--kernel", type=click.Choice(["c", "py"]), help="The compiled kernel or its twin in Python.")
+@directory_arguments
+@json_option
+@kernel_option
 def verify(path: str, data_dir: str | None, as_json: bool, kernel: mmwal.config.KernelName | None) -> int:
     """Compare everything in PATH with its checksums, and name what is damaged.
 
@@ -49,7 +44,7 @@ def verify(path: str, data_dir: str | None, as_json: bool, kernel: mmwal.config.
     with _progress(size_of(path, data_dir=data_dir)) as moved:
         report = mmwal.verify(path, data_dir=data_dir, kernel=kernel, moved=moved)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        print_json(report.to_dict())
     else:
         _show(Console(highlight=False), path, report)
     return OK if report.ok else CORRUPTION

@@ -82,8 +82,10 @@ class PosixMapping:
             code = ctypes.get_errno()
             if code == errno.EINVAL:  # older than Linux 5.14, or not Linux
                 return
+            if code == errno.EFAULT:  # a signal, had somebody stored there
+                code = errno.ENOSPC if self._can_be_read(start - self._address, stop - start) else errno.EIO
             if code not in (errno.EINTR, errno.EAGAIN):
-                self._raise(errno.ENOSPC if code == errno.EFAULT else code)
+                self._raise(code)
 
     def rewrite(self, offset: int, length: int) -> None:
         """Stores the range's bytes over themselves, with the GIL released."""
@@ -102,6 +104,18 @@ class PosixMapping:
         start = offset // page * page
         end = min(-(-(offset + length) // page) * page, self._length)
         return self._address + start, max(end - start, 0) if length else 0
+
+    def _can_be_read(self, offset: int, length: int) -> bool:
+        """Returns whether the file gives the bytes of a range by a call: else it is a block that is bad, not missing."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.pread(fd, length, offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            return error.errno != errno.EIO
+        return True
 
     def _check(self, offset: int, length: int) -> None:
         if not 0 <= offset <= offset + length <= self._length:

@@ -257,12 +257,14 @@ def _runs(frames: Ordered) -> Iterator[slice]:
 def copy_winners(kernel: Kernel, workers: Workers, index: Index, decision: Decision, state: State) -> None:
     """Fills the rows of the winners from the log.
 
-    Raises `WalFullError` where the matrix cannot grow; the checkpoint is untouched then.
+    Raises `WalFullError` where the matrix cannot grow, `OSError` where its file cannot be read; the checkpoint is
+    untouched then.
     """
     if decision.replay is not None:
         rows, matrix = state.admit(decision.replay), state.matrix
         origins, places = decision.replay.origins[rows], decision.replay.places[rows]
         kept = origins == FROM_MATRIX
+        matrix.prepare(np.concatenate((rows, places[kept])))
         if kept.any():
             matrix.array[rows[kept]] = matrix.array[places[kept]]
         copies = []

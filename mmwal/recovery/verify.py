@@ -69,19 +69,14 @@ def verify(
         (True, 1, ())
     """
     disk = disk or default_disk()
-    root = absolute(path)
-    wal_dir, found_dir = _directories(disk, root)
-    if data_dir is not None:
-        found_dir = absolute(data_dir)
+    wal_dir, found_dir = directories_of(disk, path, data_dir)
     return verify_directory(disk, kernels.load(kernel), wal_dir, found_dir, moved=moved)
 
 
 def size_of(path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> int:
     """Returns about how many bytes `verify` will look at. Raises `StoreMissingError`."""
     disk = default_disk()
-    wal_dir, found_dir = _directories(disk, absolute(path))
-    if data_dir is not None:
-        found_dir = absolute(data_dir)
+    wal_dir, found_dir = directories_of(disk, path, data_dir)
     total = 0
     for name in disk.list_directory(wal_dir):
         if segment_number(name) is not None:
@@ -104,8 +99,19 @@ def _size_of(disk: Disk, path: str) -> int:
         file.close()
 
 
+def directories_of(
+    disk: Disk, path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
+) -> tuple[str, str | None]:
+    """Returns the directories of the log and of the data (None: a log alone) of a store or log at ``path``.
+
+    ``data_dir`` says where the data is, if ``path`` is the log's directory of a store on two disks. Raises
+    `StoreMissingError`.
+    """
+    wal_dir, found_dir = _directories(disk, absolute(path))
+    return wal_dir, found_dir if data_dir is None else absolute(data_dir)
+
+
 def _directories(disk: Disk, root: str) -> tuple[str, str | None]:
-    """Returns the directories of log and data, None for a log alone. Raises `StoreMissingError`."""
     if any(_is_log(disk, f"{root}/{name}") or disk.exists(f"{root}/{name}/{CONTROL_NAME}") for name in ("wal", "data")):
         return f"{root}/wal", f"{root}/data"
     if not _is_log(disk, root):

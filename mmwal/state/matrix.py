@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,7 @@ class RowMatrix(Protocol):
     array: npt.NDArray[Any]
 
     def ensure(self, rows: int) -> int: ...
+    def prepare(self, rows: npt.NDArray[np.int64]) -> None: ...
     def rewrite(self, rows: npt.NDArray[np.int64]) -> None: ...
     def sync(self) -> None: ...
     def close(self) -> None: ...
@@ -167,14 +169,38 @@ class Matrix(_Shape):
             self._worker.wake()
         return min(self.capacity, rows + _AHEAD_BYTES // 4 // self.stride)
 
+    def prepare(self, rows: npt.NDArray[np.int64]) -> None:
+        """Takes the faults of rows that are about to be stored or read, so that what cannot be read is an `OSError`
+        and no signal. Raises `WalFullError` where the file system has no room for them after all."""
+        try:
+            for start, length in self._runs(rows):
+                assert self._mapping is not None
+                self._mapping.populate(start, length)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise WalFullError(
+                f"{self.path}: no space for {len(rows):,} rows of {self.stride:,} bytes ({error.strerror}). Free some "
+                "space, then open it again",
+                error.errno,
+            ) from error
+
     def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
         """Stores rows over themselves: after an earlier process's failed sync they may be in memory only, and clean,
         and a row that recovery fills with the same bytes again need not look changed to anybody."""
+        for start, length in self._runs(rows):
+            assert self._mapping is not None
+            self._mapping.rewrite(start, length)
+
+    def _runs(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Yields places and lengths of rows that stand side by side; nothing where nothing is mapped."""
         if self._mapping is None or not len(rows):
             return
         ordered = np.sort(rows)
-        for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
-            self._mapping.rewrite(int(run[0]) * self.stride, len(run) * self.stride)
+        bounds = np.flatnonzero(np.diff(ordered) > 1) + 1
+        firsts, lasts = ordered[np.append(0, bounds)], ordered[np.append(bounds - 1, len(ordered) - 1)]
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            yield first * self.stride, (last + 1 - first) * self.stride
 
     def sync(self) -> None:
         """Makes every row stored so far durable, and the file's size. Releases the GIL. A failure is final."""
@@ -264,6 +290,9 @@ class Matrix(_Shape):
 
 class MemoryMatrix(_Shape):
     """The matrix of a store without a log: memory, and nothing is durable."""
+
+    def prepare(self, rows: npt.NDArray[np.int64]) -> None:
+        """Nothing to do: memory is there."""
 
     def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
         """Nothing to do: there is no disk that could differ."""
