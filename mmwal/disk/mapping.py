@@ -106,7 +106,7 @@ class PosixMapping:
         return self._address + start, max(end - start, 0) if length else 0
 
     def _can_be_read(self, offset: int, length: int) -> bool:
-        """Returns whether the file gives the bytes of a range by a call: else it is a block that is bad, not missing."""
+        """Returns whether a call can read a range of the file: else a block there is bad, and not missing."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -60,8 +60,12 @@ def encode(entries: list[Any], limbo: Any = (), place: Place = PLACE, kind: int 
 
 
 def decode(content: bytes, place: Place = PLACE) -> Columns:
+    """The columns of a section, its blocks checked as whoever loads it does."""
     fields = section_header(content[:HEADER_BYTES], place, len(content))
-    return decode_columns(content[HEADER_BYTES : fields["section_bytes"]], fields)
+    columns = decode_columns(content[HEADER_BYTES : fields["section_bytes"]], fields)
+    unpack_ids(columns.ids, len(columns.rows))
+    unpack_metadata(columns.metadata, len(columns.rows))
+    return columns
 
 
 def edited(content: bytes, **changes: Any) -> bytes:
@@ -166,8 +170,9 @@ def test_hostile_columns_with_right_checksums_cost_an_error_or_come_back_typed(d
         found = decode(with_columns(content, bytes(columns)))
     except ValueError:
         return
-    assert len(found.ids) == len(found.rows) == len(found.metadata) == 3
-    assert all(type(id) in (str, int) for id in found.ids)
+    ids = unpack_ids(found.ids, 3)
+    assert len(ids) == len(found.rows) == len(unpack_metadata(found.metadata, 3)) == 3
+    assert all(type(id) in (str, int) for id in ids)
 
 
 def test_delta_is_bound_to_its_place_and_its_predecessor() -> None:
