@@ -160,12 +160,14 @@ def open_store(
     limit_ms: int | None = None,
     verify_checksums: bool = True,
     skip_corrupted_entries: bool = False,
+    until_lsn: int | None = None,
 ) -> VectorStore:
     """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes, and
     `RecoveryTimeoutError` where reading the log took longer than ``limit_ms``.
 
     ``workers``, ``executor`` and ``processes`` are those of `recovery.workers.Workers`; the others are described by
-    `CrashRecoveryManager` and `RecoveryConfig`.
+    `CrashRecoveryManager` and `RecoveryConfig`. ``until_lsn`` is that of `recovery.read_only.read_store`, and only for
+    ``read_only``.
     """
     started_ns = disk.monotonic_ns()
 
@@ -180,7 +182,7 @@ def open_store(
 
     with Workers(disk, workers, executor=executor, processes=processes, between=between) as team:
         if read_only:
-            return _open_read_only(config, disk, team)
+            return _open_read_only(config, disk, team, until_lsn)
         try:
             way = _Way(team, verify_checksums, skip_corrupted_entries, elapsed_ms)
             return _open_store(config, disk, way)
@@ -337,7 +339,7 @@ def _decide(
         raise
 
 
-def _open_read_only(config: WalConfig, disk: Disk, workers: Workers) -> ReadOnlyStore:
+def _open_read_only(config: WalConfig, disk: Disk, workers: Workers, until_lsn: int | None) -> ReadOnlyStore:
     """Opens it as `recovery.read_only` says, and makes the handle."""
     started_ns = disk.monotonic_ns()
     if config.data_dir is None:
@@ -346,7 +348,7 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: Workers) -> ReadOnly
     wal_dir, data_dir = absolute(config.wal_dir), absolute(config.data_dir)
     locks = lock_for_reading(disk, wal_dir, data_dir)
     try:
-        found = read_store(disk, kernel, config, wal_dir, data_dir, workers)
+        found = read_store(disk, kernel, config, wal_dir, data_dir, workers, until_lsn)
     except BaseException:
         for lock in locks:
             lock.release()
@@ -366,7 +368,11 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: Workers) -> ReadOnly
             begin=begin,
             state=found.state,
             checkpointer=None,
-            stats=replace(stats, notes=(*stats.notes, "opened for reading: nothing was changed")),
+            stats=replace(
+                stats,
+                last_lsn=found.index.end_lsn,
+                notes=(*stats.notes, "opened for reading: nothing was changed"),
+            ),
             checkpoint_interval=None,
         )
     )

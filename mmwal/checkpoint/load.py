@@ -118,6 +118,7 @@ def load_checkpoint(
     dtype: str | None = None,
     metric: str | None = None,
     writable: bool = True,
+    until_lsn: int | None = None,
     reached: list[Reached] | None = None,
 ) -> Loaded | None:
     """Returns the newest checkpoint that is whole; None where there is no data yet.
@@ -127,10 +128,12 @@ def load_checkpoint(
         store_id, history_id: those of the log; None accepts any.
         dimension, dtype, metric: as configured, by name; None accepts what is there.
         writable: whether the matrix is opened for writing.
+        until_lsn: a checkpoint behind it is left alone, for whoever wants the state as of then.
         reached: where the verdicts go, for whoever wants to see them when it raises, too.
 
     Raises:
-        WalConfigError: the store was created with another dimension, dtype or metric.
+        WalConfigError: the store was created with another dimension, dtype or metric; or every checkpoint lies behind
+            ``until_lsn``.
         ForeignDirectoryError: the data belongs to another store, or another history of it.
         FormatVersionError: a newer mmwal wrote it.
         HeaderCorruptionError: no control slot is valid.
@@ -144,7 +147,7 @@ def load_checkpoint(
     reached = [] if reached is None else reached
     reached += control.reached
     unusable: list[Reached] = []
-    for slot in control.slots:
+    for slot in _slots_until(control, until_lsn):
         try:
             content = content_of(disk, kernel, data_dir, slot)
             return _loaded(disk, data_dir, control, slot, content, reached, writable, fell_back=bool(unusable))
@@ -159,6 +162,19 @@ def load_checkpoint(
             "Restore the named files from a backup of this directory",
         )
     )
+
+
+def _slots_until(control: DataControl, until_lsn: int | None) -> list[Slot]:
+    """Returns the slots that a state as of a position can begin with, the newest first."""
+    slots = [slot for slot in control.slots if until_lsn is None or slot.redo_lsn <= until_lsn]
+    if not slots:
+        raise WalConfigError(
+            "target",
+            until_lsn,
+            f"the oldest checkpoint in {control.path} is as of LSN {control.older_redo_lsn}, and what was before is "
+            "gone; give that or more, or take an older backup",
+        )
+    return slots
 
 
 def _used(data_dir: str, slot: Slot, *, fell_back: bool) -> list[Reached]:
@@ -329,6 +345,7 @@ def _loaded(
 ) -> Loaded:
     """Opens the matrix and fills a state."""
     identity = control.identity
+    is_newer = slot is control.slots[0]
     other = control.choose(slot).other
     matrix = Matrix.open(
         disk, f"{data_dir}/{MATRIX_NAME}", identity.dimension, identity.dtype, slot.rows_high, writable=writable
@@ -341,7 +358,7 @@ def _loaded(
         checksums=content.checksums,
         limbo=content.limbo,
         rows_high=slot.rows_high,
-        slots=[other.redo_lsn, slot.redo_lsn] if other and not fell_back else [slot.redo_lsn],
+        slots=[other.redo_lsn, slot.redo_lsn] if is_newer and other and not fell_back else [slot.redo_lsn],
     )
     return Loaded(
         state=state,

@@ -1,6 +1,7 @@
 """``mmwal recover``: recovery of a store, or what it would find; `tools/recover.py` is the same from a checkout.
 
 * A dry run opens the directory for reading only: it changes no byte, and may run beside a live writer.
+* Neither does a recovery to a point in the past (`past.py`): it is a dry run, or makes a new store of what was there.
 * A recovery is `CrashRecoveryManager`'s, and then a clean close. With ``--workers`` above 1 it runs in a pool of
   processes.
 """
@@ -19,6 +20,7 @@ import mmwal
 from mmwal import kernel as kernels
 from mmwal.checkpoint.control import open_control as open_data_control
 from mmwal.cli.app import OK
+from mmwal.cli.past import check_out, moment, position_of, write_new
 from mmwal.cli.place import directories, json_option, kernel_option, print_json
 from mmwal.config import KernelName
 from mmwal.log.control import open_control
@@ -35,6 +37,9 @@ _PHASES = {"verify": "verifying the log", "copy": "copying vectors"}
 @click.option("--data-dir", type=click.Path(path_type=str), help="The directory of matrix and checkpoints.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes that verify and copy; left out: threads.")
 @click.option("--dry-run", is_flag=True, help="Say what recovery would find, and change nothing.")
+@click.option("--to-lsn", type=click.IntRange(0), help="The state as of this LSN; needs --out or --dry-run.")
+@click.option("--to-time", callback=moment, help="The same as of a time, such as 2026-01-31T12:00:00Z.")
+@click.option("--out", type=click.Path(path_type=str), help="A new directory for the store as of then.")
 @click.option("--skip-corrupted", is_flag=True, help="Leave damaged entries out. Loses data; says which.")
 @click.option("--max-time-ms", type=click.IntRange(1), help="Give up, with nothing changed, if reading takes longer.")
 @json_option
@@ -45,6 +50,9 @@ def recover(
     data_dir: str | None,
     workers: int | None,
     dry_run: bool,
+    to_lsn: int | None,
+    to_time: int | None,
+    out: str | None,
     skip_corrupted: bool,
     max_time_ms: int | None,
     as_json: bool,
@@ -52,18 +60,34 @@ def recover(
 ) -> int:
     """Recover the store in PATH, and close it cleanly; or say with --dry-run what that would find.
 
+    With --to-lsn or --to-time PATH is only read, and the store as it was then is written to --out as a new one.
+
     Exit codes: 0 recovered, 1 it failed (locked, no space, over its time), 2 the command line is wrong, 3 durable data
     is damaged and nothing was changed.
     """
+    _check_past(to_lsn, to_time, out, dry_run=dry_run, skip_corrupted=skip_corrupted)
     wal_dir, data_dir = _places(path, wal_dir, data_dir)
-    if dry_run:
-        stats, losses = _would_be(wal_dir, data_dir, workers, skip_corrupted, kernel)
+    if out is not None:
+        check_out(out, wal_dir, data_dir)
+    if to_time is not None:
+        to_lsn = position_of(wal_dir, data_dir, to_time, kernel)
+    losses: list[str] = []
+    if to_lsn is not None:
+        with _opened(wal_dir, data_dir, workers, max_time_ms, kernel, to_lsn) as store:
+            stats: mmwal.RecoveryStats | None = store.recovery_stats
+            if out is not None:
+                write_new(store, wal_dir, out, kernel)
+    elif dry_run:
+        stats, losses = _would_be(wal_dir, data_dir, workers, skip_corrupted, max_time_ms, kernel)
     else:
-        stats, losses = _recovered(wal_dir, data_dir, workers, skip_corrupted, max_time_ms, kernel), []
+        stats = _recovered(wal_dir, data_dir, workers, skip_corrupted, max_time_ms, kernel)
     if as_json:
         found = stats.to_dict() if stats is not None else None
-        print_json({"dry_run": dry_run, "wal_dir": wal_dir, "data_dir": data_dir, "stats": found, "losses": losses})
+        places = {"wal_dir": wal_dir, "data_dir": data_dir, "target_lsn": to_lsn, "out": out}
+        print_json({"dry_run": dry_run, **places, "stats": found, "losses": losses})
         return OK
+    if to_lsn is not None:
+        click.echo(f"as of LSN {to_lsn}" + (f", written to {out} as a new store" if out is not None else ""))
     if stats is not None:
         click.echo(f"dry run: nothing was changed\n{stats}" if dry_run else str(stats))
     if dry_run and skip_corrupted:
@@ -71,6 +95,23 @@ def recover(
     for loss in losses:
         click.echo(f"  {loss}")
     return OK
+
+
+def _check_past(
+    to_lsn: int | None, to_time: int | None, out: str | None, *, dry_run: bool, skip_corrupted: bool
+) -> None:
+    """Raises `click.UsageError` for options that contradict each other."""
+    if to_lsn is not None and to_time is not None:
+        raise click.UsageError("give --to-lsn or --to-time, not both")
+    is_past = to_lsn is not None or to_time is not None
+    if is_past and (out is not None) == dry_run:
+        raise click.UsageError(
+            "--to-lsn and --to-time leave the directory as it is: give --out DIR for the store as of then, or --dry-run"
+        )
+    if out is not None and not is_past:
+        raise click.UsageError("--out goes with --to-lsn or --to-time")
+    if is_past and skip_corrupted:
+        raise click.UsageError("--skip-corrupted goes with a recovery to the end of the log only")
 
 
 def _places(path: str | None, wal_dir: str | None, data_dir: str | None) -> tuple[str, str]:
@@ -107,19 +148,45 @@ def _recovered(
     return manager.get_recovery_stats()
 
 
+@contextmanager
+def _opened(
+    wal_dir: str,
+    data_dir: str,
+    workers: int | None,
+    max_time_ms: int | None,
+    kernel: KernelName | None,
+    until_lsn: int | None = None,
+) -> Iterator[mmwal.VectorStore]:
+    """Opens a store for reading, as recovery would find it, now or as of a position."""
+    config = mmwal.WalConfig(wal_dir=wal_dir, data_dir=data_dir, kernel=kernel)
+    with progress_bar() as progress:
+        store = open_store(
+            config,
+            default_disk(),
+            read_only=True,
+            workers=workers,
+            processes=workers is not None,
+            progress=progress,
+            limit_ms=max_time_ms,
+            until_lsn=until_lsn,
+        )
+    with store:
+        yield store
+
+
 def _would_be(
-    wal_dir: str, data_dir: str, workers: int | None, skip_corrupted: bool, kernel: KernelName | None
+    wal_dir: str,
+    data_dir: str,
+    workers: int | None,
+    skip_corrupted: bool,
+    max_time_ms: int | None,
+    kernel: KernelName | None,
 ) -> tuple[mmwal.RecoveryStats | None, list[str]]:
     """Returns what a recovery would report, and what it would leave out."""
     disk = default_disk()
-    config = mmwal.WalConfig(wal_dir=wal_dir, data_dir=data_dir, kernel=kernel)
     try:
-        with progress_bar() as progress:
-            store = open_store(
-                config, disk, read_only=True, workers=workers, processes=workers is not None, progress=progress
-            )
-            with store:
-                return store.recovery_stats, []
+        with _opened(wal_dir, data_dir, workers, max_time_ms, kernel) as store:
+            return store.recovery_stats, []
     except mmwal.DamageError:
         control = open_control(disk, wal_dir)
         if not skip_corrupted or control is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
 METRIC_NAMES: dict[int, MetricName] = {1: "inner_product", 2: "cosine", 3: "l2"}
-_DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
+DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
 
 
 def default_disk() -> Disk:
@@ -101,7 +101,7 @@ def check_persisted(config: WalConfig, identity: LogIdentity) -> None:
     """Raises `WalConfigError`, naming both values, where the config contradicts what the log was created with."""
     persisted = {
         "dimension": identity.dimension or None,
-        "dtype": _DTYPE_NAMES[identity.dtype],
+        "dtype": DTYPE_NAMES[identity.dtype],
         "metric": METRIC_NAMES[identity.metric],
         "segment_size": identity.segment_bytes,
     }

@@ -48,6 +48,7 @@ from mmwal.recovery.recover import (
     load_newest,
 )
 from mmwal.recovery.tail import Survey, survey
+from mmwal.recovery.target import index_until
 from mmwal.recovery.workers import Workers
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import State
@@ -166,16 +167,27 @@ def lock_for_reading(disk: Disk, wal_dir: str, data_dir: str) -> list[Lock]:
     return locks
 
 
-def read_store(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, workers: Workers) -> Reading:
-    """Reads the store of a config; the caller holds the locks.
+def read_store(
+    disk: Disk,
+    kernel: Kernel,
+    config: WalConfig,
+    wal_dir: str,
+    data_dir: str,
+    workers: Workers,
+    until_lsn: int | None = None,
+) -> Reading:
+    """Reads the store of a config, as it is or as it was at a position; the caller holds the locks.
+
+    As of ``until_lsn`` an entry counts if its LSN is not above it, one of a transaction if the commit's is not.
 
     Raises:
-        WalConfigError: the config contradicts what the store was created with.
+        WalConfigError: the config contradicts what the store was created with; or ``until_lsn`` lies before the oldest
+            checkpoint, or behind the end of the log.
         DamageError: what is on disk contradicts what was recorded.
         OpenError: a writer changes the store faster than it can be read.
     """
     check_persisted(config, _control(disk, wal_dir).identity)
-    return settled(wal_dir, lambda: _read(disk, kernel, config, wal_dir, data_dir, workers))
+    return settled(wal_dir, lambda: _read(disk, kernel, config, wal_dir, data_dir, workers, until_lsn))
 
 
 def settled(place: str, read: Callable[[], Result]) -> Result:
@@ -205,11 +217,19 @@ def _place_of(error: DamageError | FileNotFoundError) -> Hashable:
     return type(error), str(error)
 
 
-def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir: str, workers: Workers) -> Reading:
-    loaded = load_newest(disk, config, _control(disk, wal_dir), data_dir, writable=False)
+def _read(
+    disk: Disk,
+    kernel: Kernel,
+    config: WalConfig,
+    wal_dir: str,
+    data_dir: str,
+    workers: Workers,
+    until_lsn: int | None,
+) -> Reading:
+    loaded = load_newest(disk, config, _control(disk, wal_dir), data_dir, writable=False, until_lsn=until_lsn)
     try:
         # The rows come after the log: of an id that it speaks of, the row may be another's by now.
-        judged, index = settled(wal_dir, lambda: _read_log(disk, kernel, wal_dir, loaded, workers))
+        judged, index = settled(wal_dir, lambda: _read_log(disk, kernel, wal_dir, loaded, workers, until_lsn))
         identity = judged.control.identity
         state = loaded.state if loaded else _new_state(kernel, config, identity, index)
         decision = decide(index, state) if state is not None else Decision()
@@ -224,14 +244,16 @@ def _read(disk: Disk, kernel: Kernel, config: WalConfig, wal_dir: str, data_dir:
 
 
 def _read_log(
-    disk: Disk, kernel: Kernel, wal_dir: str, loaded: Loaded | None, workers: Workers
+    disk: Disk, kernel: Kernel, wal_dir: str, loaded: Loaded | None, workers: Workers, until_lsn: int | None
 ) -> tuple[Survey, Index]:
-    """Finds the end of the log, and maps and verifies it from the checkpoint on."""
+    """Finds the end of the log, and maps and verifies it from the checkpoint on, up to ``until_lsn``."""
     control = _control(disk, wal_dir)
     proven_lsn = max((int(slot.redo_lsn) for slot in loaded.control.slots), default=0) if loaded else 0
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
     redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
-    return judged, build_index(kernel, workers, judged, redo_lsn)
+    if until_lsn is None:
+        return judged, build_index(kernel, workers, judged, redo_lsn)
+    return judged, index_until(kernel, workers, judged, redo_lsn, until_lsn)
 
 
 def _control(disk: Disk, wal_dir: str) -> LogControl:

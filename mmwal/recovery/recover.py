@@ -110,7 +110,13 @@ class Decision:
 
 
 def load_newest(
-    disk: Disk, config: WalConfig, control: LogControl, data_dir: str, *, writable: bool = True
+    disk: Disk,
+    config: WalConfig,
+    control: LogControl,
+    data_dir: str,
+    *,
+    writable: bool = True,
+    until_lsn: int | None = None,
 ) -> Loaded | None:
     """Loads the newest whole checkpoint; None where there is no data yet and the log holds everything.
 
@@ -126,6 +132,7 @@ def load_newest(
         dtype=config.dtype,
         metric=config.metric,
         writable=writable,
+        until_lsn=until_lsn,
     )
     begins = "later" if control.oldest_lsn > data_start(0, control.identity.segment_bytes) else "start"
     verdict = DIRECTORY.verdict(opened="store", log="owned", data="same" if loaded else "missing", begins=begins)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ import mmwal
 from mmwal.cli.app import COMMANDS, CORRUPTION, FAILURE, OK, run
 from mmwal.cli.inspect import writer_of
 from mmwal.format.segment import DATA_OFFSET
+from tests.disk.conftest import mount_tmpfs
+
+__all__ = ["mount_tmpfs"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
 
@@ -306,6 +311,48 @@ def test_wrong_command_lines_are_usage_errors(said: Said, killed: Path) -> None:
         assert err, words
 
 
+def test_full_disk_is_said_and_recovery_works_once_there_is_room(said: Said, killed: Path, mount_tmpfs: Any) -> None:
+    place = Path(mount_tmpfs("size=4m"))
+    shutil.copytree(killed, place / "store")
+    free = os.statvfs(place)
+    (place / "filler").write_bytes(bytes(free.f_bavail * free.f_bsize))
+    before = contents_of(place / "store")
+    for command in ("recover", "repair"):
+        code, _, err = said(command, place / "store")
+        assert code == FAILURE and "space" in err, command
+    assert said("inspect", place / "store")[0] == OK
+    code, _, err = said("bench-fsync", place)
+    assert (code, "space" in err) == (FAILURE, True)
+    assert len(before) == len(contents_of(place / "store"))
+    (place / "filler").unlink()
+    code, found = said.json("recover", place / "store")
+    assert (code, found["stats"]["applied_entries"]) == (OK, 902)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("closed_part", ["", "wal", "wal/control"])
+def test_missing_rights_are_said(killed: Path, closed_part: str) -> None:
+    code = (
+        "import encodings.ascii, importlib, os, sys; from mmwal.cli.app import COMMANDS, run;"
+        "[importlib.import_module(module) for module, _ in COMMANDS.values()];"
+        "os.seteuid(65534); print(*(run([name, sys.argv[1]]) for name in sys.argv[2:]), file=sys.stderr)"
+    )
+    with tempfile.TemporaryDirectory() as place:  # that of pytest is closed to others
+        store = Path(place, "store")
+        shutil.copytree(killed, store)
+        for path in (Path(place), store, *store.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (store / closed_part).chmod(0o000)
+        commands = ["control", "dump", "inspect", "recover", "repair"]
+        words = [sys.executable, "-W", "ignore", "-c", code, str(store), *commands]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    *said, codes = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert "0" not in codes.split(), codes
+    problems = "\n".join([done.stdout, *said])
+    assert problems.lower().count("permission denied") >= len(commands), problems
+
+
 def test_recovery_over_its_time_fails_and_changes_nothing(said: Said, killed: Path, monkeypatch: Any) -> None:
     import time
 
@@ -316,6 +363,103 @@ def test_recovery_over_its_time_fails_and_changes_nothing(said: Said, killed: Pa
     code, _, err = said("recover", killed, "--max-time-ms", 1)
     assert code == FAILURE and "max_recovery_time_ms" in err
     assert contents_of(killed) == before
+
+
+# -- the past
+
+
+def lsns_of(said: Said, root: Path, *words: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said("dump", root, "--json", *words)[1].splitlines()]
+
+
+def test_recover_to_a_position_makes_a_new_store_and_leaves_the_old(said: Said, killed: Path, tmp_path: Path) -> None:
+    before = state_of(killed)
+    delete = lsns_of(said, killed, "--kind", "delete")[0]["lsn"]
+    out = tmp_path / "new" / "then"
+    code, found = said.json("recover", killed, "--to-lsn", delete - 1, "--out", out)
+    assert (code, found["target_lsn"], found["out"], found["dry_run"]) == (OK, delete - 1, str(out), False)
+    assert found["stats"]["applied_entries"] == 900
+    assert state_of(killed) == before
+    assert [path.name for path in out.parent.iterdir()] == ["then"]
+    with mmwal.open(out) as store, mmwal.open(killed, read_only=True) as now:
+        assert store.recovery_stats.clean_shutdown
+        assert store.recovery_stats.applied_entries == 0  # its checkpoint has all
+        assert (len(store), "id-3" in store, store.get("id-4").metadata) == (700, True, {"n": 4})
+        assert (store[7].tolist(), store[399].tolist()[0]) == ([807.0, 0.0, 0.0, 0.0], 799.0)
+        assert (len(now), "id-3" in now, now.get("id-4").metadata) == (699, False, {"title": "four"})
+    assert mmwal.verify(out).ok
+    assert f"written to {tmp_path}/again" in said("recover", killed, "--to-lsn", delete, "--out", tmp_path / "again")[1]
+    with mmwal.open(tmp_path / "again") as store:
+        assert "id-3" not in store
+
+
+def test_recover_to_a_time_takes_what_was_before(said: Said, killed: Path, tmp_path: Path) -> None:
+    entries = lsns_of(said, killed)
+    delete = next(entry for entry in entries if entry["kind"] == "delete")
+    code, found = said.json("recover", killed, "--to-time", delete["time"], "--dry-run")
+    assert (code, found["dry_run"], found["out"]) == (OK, True, None)
+    within = [entry["lsn"] for entry in entries if entry["time"] <= delete["time"]]
+    assert delete["lsn"] in within
+    assert within[-1] <= found["target_lsn"] <= entries[len(within)]["lsn"]
+    (tmp_path / "out").mkdir()
+    code, _ = said.json("recover", killed, "--to-time", "2999-01-01T00:00:00Z", "--out", tmp_path / "out")
+    assert code == OK
+    with mmwal.open(tmp_path / "out") as store, mmwal.open(killed, read_only=True) as now:
+        assert store.ids() == now.ids()
+        assert [store.get(id)[:3:2] for id in store] == [now.get(id)[:3:2] for id in now]
+
+
+def test_recover_to_a_position_out_of_reach_names_the_nearest(said: Said, closed: Path, tmp_path: Path) -> None:
+    data = said.json("inspect", closed)[1]
+    least, end = data["data"]["older_checkpoint_redo_lsn"], data["log"]["end_lsn"]
+    before = state_of(tmp_path)
+    for lsn, nearest in ((least - 1, least), (end + 1, end)):
+        code, _, err = said("recover", closed, "--to-lsn", lsn, "--out", tmp_path / "out")
+        assert (code, len(err.splitlines())) == (USAGE, 1)
+        assert f"LSN {nearest}" in err
+    code, _, err = said("recover", closed, "--to-time", "1999-01-01T00:00:00+01:00", "--dry-run")
+    assert code == USAGE and "LSN" in err
+    assert state_of(tmp_path) == before
+
+
+def test_recover_to_a_position_refuses_what_would_change_something(said: Said, killed: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "left.incomplete").mkdir()
+    before = state_of(tmp_path)
+    to, out = ("--to-lsn", 70_000), ("--out", tmp_path / "out")
+    for words in (
+        to,
+        (*to, "--to-time", "2026-01-01T00:00:00Z", *out),
+        (*to, *out, "--dry-run"),
+        (*to, *out, "--skip-corrupted"),
+        out,
+        ("--to-time", "yesterday", *out),
+        ("--to-time", "2026-01-01T00:00:00", *out),
+        (*to, "--out", tmp_path / "full"),
+        (*to, "--out", tmp_path / "full" / "file"),
+        (*to, "--out", tmp_path / "left"),
+        (*to, "--out", killed / "data"),
+        (*to, "--out", killed / "wal" / "then"),
+    ):
+        code, _, err = said("recover", killed, *words)
+        assert code == USAGE, words
+        assert err, words
+    assert state_of(tmp_path) == before
+
+
+def test_new_store_on_a_full_disk_leaves_nothing(said: Said, killed: Path, mount_tmpfs: Any) -> None:
+    place = Path(mount_tmpfs("size=160k"))
+    before = state_of(killed)
+    code, _, err = said("recover", killed, "--to-lsn", end_of(killed), "--out", place / "out")
+    assert code == FAILURE and "space" in err
+    assert list(place.iterdir()) == []
+    assert state_of(killed) == before
+
+
+def end_of(root: Path) -> int:
+    with mmwal.open(root, read_only=True) as store:
+        return store.recovery_stats.last_lsn
 
 
 # -- repairing
@@ -385,6 +529,54 @@ def test_every_command_has_help(said: Said) -> None:
     for name in COMMANDS:
         code, out, _ = said(name, "--help")
         assert code == OK and "Usage: mmwal" in out
+
+
+def test_guide_lists_the_commands_and_the_keys_of_their_objects(said: Said, killed: Path) -> None:
+    guide = (REPOSITORY / "docs" / "guide.md").read_text("utf-8")
+    commands, _, programs = guide.partition("## The command line")[2].partition("### For programs")
+    assert set(re.findall(r"`mmwal ([a-z-]+)", commands)) == set(COMMANDS)
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", programs, re.MULTILINE)
+    documented = {command: set(re.findall(r"`(\w+)`", keys)) for command, keys in rows}
+    assert set(documented) == set(COMMANDS) - {"completion", "demo"}
+    words = {
+        "recover": ["--dry-run"],
+        "repair": ["--dry-run"],
+        "bench-fsync": ["--seconds", "0.1"],
+        "dump": ["--vectors"],
+    }
+    for command, keys in documented.items():
+        out = said(command, *([killed] if command != "version" else []), *words.get(command, []), "--json")[1]
+        found = [json.loads(line) for line in out.splitlines()]
+        if command == "control":
+            assert set(found[0]) | set(found[0]["data"]) == keys
+            continue
+        assert {key for each in found for key in each} == keys - ({"first_lsn", "rows"} if command == "dump" else set())
+
+
+def test_log_alone_that_was_killed_is_repaired(said: Said, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, mmwal; wal = mmwal.WalManager(mmwal.WalConfig(wal_dir=sys.argv[1], segment_size=64 << 10));"
+        "wal.log_insert('a', [1.0, 2.0]); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, tmp_path / "wal"], check=False, cwd=REPOSITORY)
+    before = state_of(tmp_path)
+    _, planned = said.json("repair", tmp_path / "wal", "--dry-run")
+    assert planned["steps"] and state_of(tmp_path) == before
+    assert said.json("repair", tmp_path / "wal") == (OK, {**planned, "dry_run": False})
+    assert said.json("repair", tmp_path / "wal")[1]["steps"] == []
+    assert [entry["id"] for entry in lsns_of(said, tmp_path / "wal", "--kind", "insert")] == ["a"]
+
+
+def test_script_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util, runpy, sys; find = importlib.util.find_spec;"
+        "importlib.util.find_spec = lambda name, *rest: None if name in ('click', 'rich') else find(name, *rest);"
+        "script = sys.argv[1]; sys.argv[:] = [script, 'nowhere']; runpy.run_path(script, run_name='__main__')"
+    )
+    script = REPOSITORY / "tools" / "recover.py"
+    done = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (USAGE, False)
+    assert "needs click and rich" in done.stderr and "pip install" in done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
