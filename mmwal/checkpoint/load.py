@@ -358,7 +358,7 @@ def _loaded(
         checksums=content.checksums,
         limbo=content.limbo,
         rows_high=slot.rows_high,
-        slots=[other.redo_lsn, slot.redo_lsn] if is_newer and other and not fell_back else [slot.redo_lsn],
+        slots=[other.redo_lsn, slot.redo_lsn] if is_newer and other else [slot.redo_lsn],
     )
     return Loaded(
         state=state,

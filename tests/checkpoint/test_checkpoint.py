@@ -15,8 +15,8 @@ from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, SLOT_OFFSETS
 from tests.checkpoint.homes import IDENTITY, START_LSN, Home, check_whole, vector_of
 
 
-def load(home: Home) -> Any:
-    loaded = load_checkpoint(home.disk, home.path)
+def load(home: Home, until_lsn: int | None = None) -> Any:
+    loaded = load_checkpoint(home.disk, home.path, until_lsn=until_lsn)
     assert loaded is not None
     loaded.matrix.close()
     return loaded
@@ -147,10 +147,13 @@ def test_both_slots_can_be_loaded(home: Home) -> None:
         home.remove("beyond")
         newest = load(home)
         check_whole(home.kernel, newest, contents[newest.redo_lsn])
+        past = load(home, newest.redo_lsn - 1)
+        check_whole(home.kernel, past, contents[past.redo_lsn])
+        assert load(home, newest.redo_lsn).redo_lsn == newest.redo_lsn
         content = damage(home, newest.control.current.index)
         older = load(home)
         check_whole(home.kernel, older, contents[older.redo_lsn])
-        assert older.redo_lsn < newest.redo_lsn
+        assert older.redo_lsn == past.redo_lsn < newest.redo_lsn
         write(home, f"{home.path}/control", content)
 
 
