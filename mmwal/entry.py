@@ -261,7 +261,7 @@ RecoveryPhase = Literal["verify", "copy"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryProgress:
     """How far a recovery is: bytes of the log verified, or of vectors copied. ``seconds_left`` is an estimate for the
-    phase, None before anything is done."""
+    phase from its pace so far, None before anything of it is done."""
 
     phase: RecoveryPhase
     done_bytes: int

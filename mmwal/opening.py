@@ -169,22 +169,22 @@ def open_store(
     `CrashRecoveryManager` and `RecoveryConfig`. ``until_lsn`` is that of `recovery.read_only.read_store`, and only for
     ``read_only``.
     """
-    started_ns = disk.monotonic_ns()
-
-    def elapsed_ms() -> float:
-        return (disk.monotonic_ns() - started_ns) / 1e6
+    time = _Time(disk, limit_ms)
+    began_ms = 0.0
 
     def between(phase: RecoveryPhase, done: int, total: int) -> None:
-        if phase == "verify" and limit_ms is not None and (taken_ms := elapsed_ms()) > limit_ms:
-            raise RecoveryTimeoutError(taken_ms, limit_ms)
-        if progress is not None:
-            progress(_progress(phase, done, total, elapsed_ms()))
+        nonlocal began_ms
+        if phase == "verify":
+            time.check()
+        if progress is not None and total:
+            began_ms = began_ms if done else time.elapsed_ms()
+            progress(_progress(phase, done, total, time.elapsed_ms() - began_ms))
 
     with Workers(disk, workers, executor=executor, processes=processes, between=between) as team:
         if read_only:
             return _open_read_only(config, disk, team, until_lsn)
         try:
-            way = _Way(team, verify_checksums, skip_corrupted_entries, elapsed_ms)
+            way = _Way(team, verify_checksums, skip_corrupted_entries, time)
             return _open_store(config, disk, way)
         except OSError as error:
             raise full_disk(str(config.wal_dir), error) or error from error.__cause__
@@ -195,13 +195,30 @@ def _progress(phase: RecoveryPhase, done: int, total: int, elapsed_ms: float) ->
     return RecoveryProgress(phase=phase, done_bytes=done, total_bytes=total, seconds_left=left)
 
 
+class _Time:
+    """How long an opening takes, and how long reading the log may."""
+
+    def __init__(self, disk: Disk, limit_ms: int | None) -> None:
+        self._disk = disk
+        self._limit_ms = limit_ms
+        self._started_ns = disk.monotonic_ns()
+
+    def elapsed_ms(self) -> float:
+        return (self._disk.monotonic_ns() - self._started_ns) / 1e6
+
+    def check(self) -> None:
+        """Raises `RecoveryTimeoutError` where it took longer than it may."""
+        if self._limit_ms is not None and (taken_ms := self.elapsed_ms()) > self._limit_ms:
+            raise RecoveryTimeoutError(taken_ms, self._limit_ms)
+
+
 class _Way(NamedTuple):
     """How a log is read."""
 
     workers: Workers
     verify: bool
     skip_corrupted: bool
-    elapsed_ms: Callable[[], float]
+    time: _Time
 
 
 @dataclass(frozen=True)
@@ -267,7 +284,7 @@ def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
             loaded.control.restate()
             disk.sync_directory(data_dir)  # names may be in memory only, after a kill before their sync
             copy_winners(kernel, way.workers, found.index, found.decision, loaded.state)
-        stats = _stats(found.judged, found.index, found.decision, loaded, way.workers, way.elapsed_ms())
+        stats = _stats(found.judged, found.index, found.decision, loaded, way.workers, way.time.elapsed_ms())
         stats = replace(stats, unverified=not way.verify)
         # 8. checkpoint
         store = _serve(disk, kernel, config, data_dir, log, loaded, stats, found.checkpoints)
@@ -294,7 +311,9 @@ def _read(
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
 
     def index_of(redo_lsn: int) -> Index:
-        return build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
+        index = build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
+        way.time.check()
+        return index
 
     loaded, index, decision = _decide(disk, config, control, index_of)
     tail = partial(repair, disk, kernel, wal_dir, judged=judged)
@@ -576,11 +595,16 @@ class CrashRecoveryManager:
     Args:
         config: where log and data are, and how to recover. ``workers=None`` reads a large log in threads where the
             kernel is the compiled one, which lets go of the GIL, and in the caller else. A number above 1 is a pool of
-            as many processes, started by ``spawn``: each takes some 0.2 s to begin and imports the caller's main
-            module, so guard that with ``if __name__ == "__main__"``.
-        executor: does the parts instead: any `concurrent.futures.Executor`, with threads or processes. It stays open.
-        progress: called in this thread, after each part, with a `RecoveryProgress`. What it raises ends recovery: with
-            nothing changed while the phase is "verify", and as a crash would during "copy".
+            as many processes, started by ``spawn``: that takes half a second and imports the caller's main module, so
+            guard that with ``if __name__ == "__main__"``. A worker that dies is a note in the report: the caller does
+            its part.
+        executor: does the parts instead: any `concurrent.futures.Executor`, with threads or processes, but not the one
+            that runs `recover`. It stays open.
+        progress: called in this thread, as a phase begins and after each part, with a `RecoveryProgress`. What it
+            raises ends recovery: with nothing changed while the phase is "verify", and as a crash would during "copy".
+
+    Raises:
+        WalConfigError: ``target`` is given, or ``executor`` is none.
 
     Example:
         >>> import tempfile, warnings
@@ -603,6 +627,8 @@ class CrashRecoveryManager:
     ) -> None:
         if config.target is not None:
             raise WalConfigError("target", config.target, "this version recovers to the end of the log; leave it out")
+        if executor is not None and not isinstance(executor, Executor):
+            raise WalConfigError("executor", executor, "must be a concurrent.futures.Executor; or give workers")
         self.config = config
         self._executor = executor
         self._progress = progress
@@ -610,11 +636,21 @@ class CrashRecoveryManager:
         self._stats = RecoveryStats()
 
     def recover(self) -> VectorStore:
-        """Returns the recovered store, open for reads and writes. Raises as `open`."""
+        """Returns the recovered store, open for reads and writes. Raises as `open`, and `RecoveryTimeoutError`."""
         data_dir = self.config.data_dir
         if data_dir is None:
             raise WalConfigError("data_dir", None, "give the directory of the matrix")
         config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir, kernel=self.config.kernel)
+        verified_bytes = 0
+        time = _Time(self._disk, None)
+
+        def note(progress: RecoveryProgress) -> None:
+            nonlocal verified_bytes
+            if progress.phase == "verify":
+                verified_bytes = progress.done_bytes
+            if self._progress is not None:
+                self._progress(progress)
+
         try:
             store = open_store(
                 config,
@@ -622,14 +658,18 @@ class CrashRecoveryManager:
                 workers=self.config.workers,
                 executor=self._executor,
                 processes=True,
-                progress=self._progress,
+                progress=note,
                 limit_ms=self.config.max_recovery_time_ms,
                 verify_checksums=self.config.verify_checksums,
                 skip_corrupted_entries=self.config.skip_corrupted_entries,
             )
-        except (WalError, OSError) as error:
+        except Exception as error:
             label = getattr(error, "verdict", None)
-            self._stats = RecoveryStats(errors=(f"{error} [{label}]" if label else str(error),))
+            self._stats = RecoveryStats(
+                recovery_time_ms=time.elapsed_ms(),
+                bytes_scanned=verified_bytes,
+                errors=(f"{error} [{label}]" if label else str(error),),
+            )
             raise
         self._stats = store.recovery_stats
         return store

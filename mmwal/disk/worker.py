@@ -1,4 +1,4 @@
-"""A background thread over a step function."""
+"""A background thread over a step function, and how many threads can run at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class ThreadWorker:

@@ -10,7 +10,9 @@ Not here: what a frame is (`log/scan.py`), which rows (`recover.py`).
   comes back is the headers of its frames. No vector travels.
 * A worker that dies costs time: its parts, and all that were not done, are done by the caller. Copying them again does
   no harm, since nobody has seen the rows yet.
+* Nobody is still at work when a phase ends, however it ends: a late copy would reach rows that are others' by then.
 * Only the operating system's disk can be reached from another process. Recovery from any other runs in the caller.
+* How many threads are chosen, and why no process ever is, stands in docs/decisions/0005.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -28,8 +39,9 @@ import numpy.typing as npt
 from mmwal import kernel as kernels
 from mmwal.disk.interface import Disk
 from mmwal.disk.posix import PosixDisk
+from mmwal.disk.worker import usable_cores
 from mmwal.entry import RecoveryPhase
-from mmwal.errors import WalConfigError
+from mmwal.errors import ConsistencyError, WalConfigError
 from mmwal.format.frame import FRAME_DTYPE
 from mmwal.log.reader import Extent, checked_extent, map_segment, read_extent
 from mmwal.log.scan import scan_frames
@@ -42,15 +54,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mmwal")
 
 _THREADS_FROM_BYTES = 32 << 20
-_THREADS_MAX = 4
+_THREADS_LEAST, _THREADS_MAX = 4, 16  # more than there are cores: some wait for the disk
 _COPY_BYTES = 16 << 20  # in one part
 
 I64 = npt.NDArray[np.int64]
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
-_Call = tuple[Callable[..., Any], tuple[Any, ...]]  # of a function below, with what travels to the worker
+_Call = tuple[Callable[..., Any], tuple[Any, ...]]  # of a function, with what travels to the worker
 
-Between = Callable[[RecoveryPhase, int, int], None]  # phase, bytes done, bytes in all; may raise
+Between = Callable[[RecoveryPhase, int, int], None]  # phase, bytes done (0 as it begins), bytes in all; may raise
 
 
 class Range(NamedTuple):
@@ -74,10 +86,13 @@ class Workers:
 
     Args:
         count: how many; None: threads for the compiled kernel where there is much to do, else the caller alone.
-        executor: does the parts, in whatever threads or processes it has. It is not shut down.
+        executor: does the parts, in whatever threads or processes it has. It is not shut down, unless it breaks.
         processes: whether ``count`` may be met by a pool of processes (``spawn``: the caller's main module is imported
             by each); else by threads.
-        between: told after each part how far a phase is; what it raises ends the recovery.
+        between: told before the first part of a phase and after each how far it is; what it raises ends the recovery.
+
+    Raises:
+        WalConfigError: ``executor`` is none.
     """
 
     def __init__(
@@ -89,14 +104,19 @@ class Workers:
         processes: bool = False,
         between: Between = lambda phase, done, total: None,
     ) -> None:
+        if executor is not None and not isinstance(executor, Executor):
+            raise WalConfigError("executor", executor, "must be a concurrent.futures.Executor; or give workers")
+        reachable = type(disk) is PosixDisk
         self._disk = disk
-        self._asked = count
+        self._asked = count if reachable else 1
         self._own: ProcessPoolExecutor | None = None
-        self._executor = executor if isinstance(disk, PosixDisk) else None
-        self._processes = processes and isinstance(disk, PosixDisk)
+        self._executor = executor if reachable else None
+        self._processes = processes and reachable
         self._between = between
         self.used = 1  # the most that any phase had
         self.notes: list[str] = []
+        if not reachable and (executor is not None or (count or 1) > 1):
+            self.notes.append(f"{type(disk).__name__} can be used by the caller alone, which did all the parts")
 
     def scan(self, kernel: Kernel, ranges: Sequence[Range], *, verify: bool) -> list[Extent]:
         """Returns the verified frames of ranges. Raises `WalCorruptionError` for the first that is damaged."""
@@ -145,51 +165,58 @@ class Workers:
     ) -> list[_Result]:
         """Does parts in the executor, in threads, or one by one; what a dead worker left is done here."""
         count = self._count(kernel, sum(sizes), len(parts))
+        reached = list(accumulate(sizes, initial=0))  # bytes done with so many parts
         done: list[_Result] = []
+
+        def add(result: _Result) -> None:
+            done.append(result)
+            self._between(phase, reached[len(done)], reached[-1])
+
+        self._between(phase, 0, reached[-1])
         executor = self._pool(count) if calls else None
         if executor is not None:
+            self.used = max(self.used, min(getattr(executor, "_max_workers", 1), len(parts)))
             try:
-                self._collect(phase, parts, sizes, done, _submit(executor, calls), settle)
+                self._collect(executor, calls, lambda found: add(settle(parts[len(done)], found)))
                 return done
-            except BrokenExecutor as error:
-                note = f"a worker of the recovery died ({error}); its part was done here"
-                _logger.warning("%s", note)
-                self.notes.append(note)
-                self._executor, self._processes, count = None, False, 1
+            except (BrokenExecutor, CancelledError) as error:
+                self._go_on_alone(executor, error)
+                count = 1
         rest = parts[len(done) :]
         if count > 1:
             self.used = max(self.used, count)
             with ThreadPoolExecutor(count) as threads:
-                futures = [threads.submit(near, part) for part in rest]
-                self._collect(phase, parts, sizes, done, futures, lambda part, found: found)
+                self._collect(threads, [(near, (part,)) for part in rest], add)
         else:
             for part in rest:
-                done.append(near(part))
-                self._between(phase, sum(sizes[: len(done)]), sum(sizes))
+                add(near(part))
         return done
 
-    def _collect(
-        self,
-        phase: RecoveryPhase,
-        parts: Sequence[_Part],
-        sizes: list[int],
-        done: list[_Result],
-        futures: list[Future[Any]],
-        settle: Callable[[_Part, Any], _Result],
-    ) -> None:
-        """Adds results in order; lets the rest go where one is an error."""
+    def _collect(self, executor: Executor, calls: Sequence[_Call], add: Callable[[Any], None]) -> None:
+        """Adds results in order. Where one is an error the rest is let go, and what already runs is waited for."""
+        futures: list[Future[Any]] = []
         try:
-            for part, future in zip(parts[len(done) :], futures, strict=True):
-                done.append(settle(part, future.result()))
-                self._between(phase, sum(sizes[: len(done)]), sum(sizes))
-        finally:
+            for function, arguments in calls:
+                futures.append(_submit(executor, function, arguments))
             for future in futures:
-                future.cancel()
+                add(future.result())
+        finally:
+            wait([future for future in futures if not future.cancel()])
+
+    def _go_on_alone(self, executor: Executor, error: Exception) -> None:
+        """Gives up on an executor that lost a worker, or whose owner ended it."""
+        note = f"a worker of the recovery died ({str(error) or type(error).__name__}); what it left was done here"
+        _logger.warning("%s", note)
+        self.notes.append(note)
+        self._executor, self._processes = None, False
+        if isinstance(error, BrokenExecutor):
+            executor.shutdown()  # it takes no more work; afterwards none of its other processes is alive
 
     def _count(self, kernel: Kernel, size: int, parts: int) -> int:
         count = self._asked
         if count is None:
-            count = _THREADS_MAX if kernel.NAME == "c" and size >= _THREADS_FROM_BYTES else 1
+            many = kernel.NAME == "c" and size >= _THREADS_FROM_BYTES
+            count = min(max(usable_cores(), _THREADS_LEAST), _THREADS_MAX) if many else 1
         return max(1, min(count, parts))
 
     def _pool(self, count: int) -> Executor | None:
@@ -197,8 +224,6 @@ class Workers:
         if self._executor is None and self._processes and count > 1:
             self._own = ProcessPoolExecutor(self._asked, mp_context=multiprocessing.get_context("spawn"))
             self._executor = self._own
-        if self._executor is not None:
-            self.used = max(self.used, getattr(self._executor, "_max_workers", 1))
         return self._executor
 
     def __enter__(self) -> Self:
@@ -209,17 +234,13 @@ class Workers:
             self._own.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(executor: Executor, calls: Sequence[_Call]) -> list[Future[Any]]:
-    futures: list[Future[Any]] = []
+def _submit(executor: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
     try:
-        futures.extend(executor.submit(function, *arguments) for function, arguments in calls)
+        return executor.submit(function, *arguments)
     except BrokenExecutor:
         raise
     except RuntimeError as error:
-        for future in futures:
-            future.cancel()
         raise WalConfigError("executor", executor, f"takes no work ({error}); give one that runs") from error
-    return futures
 
 
 # -- what runs in a worker: with a disk of its own, from paths and numbers ------------------------------------------
@@ -250,6 +271,8 @@ def _copy(
 def _mapped(path: str, size: int, *, writable: bool) -> memoryview:
     file = PosixDisk().open(path, writable=writable)
     try:
+        if (found := file.size()) < size:  # a page behind the end would be a signal
+            raise ConsistencyError(path, f"shrank to {found:,} bytes of {size:,} while it was recovered; open it again")
         return file.map(size, writable=writable).view
     finally:
         file.close()
