@@ -430,8 +430,8 @@ give milliseconds, or None for no limit
     max_recovery_time_ms: int | None = 60_000
     """Budget in milliseconds, at least 1; ``None``: no limit. Over it `recover` raises and changes no file."""
     workers: int | None = None
-    """Who verifies and copies: 1 is the caller alone, up to 1024 are processes of a pool. ``None``: the caller for a
-    small log and for the kernel in Python, else threads, as many as there are cores but at least 4 and at most 16."""
+    """Who verifies and copies: 1 is the caller alone, up to 1024 are processes of a pool. ``None``: the caller, but
+    threads verify a large log if the kernel is compiled: as many as there are cores, at least 4 and at most 16."""
     kernel: KernelName | None = None
     """As in `WalConfig`."""
 

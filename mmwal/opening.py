@@ -593,11 +593,11 @@ class CrashRecoveryManager:
     """Recovers a store with settings of its own; the guide's name for it.
 
     Args:
-        config: where log and data are, and how to recover. ``workers=None`` reads a large log in threads where the
-            kernel is the compiled one, which lets go of the GIL, and in the caller else. A number above 1 is a pool of
-            as many processes, started by ``spawn``: that takes half a second and imports the caller's main module, so
-            guard that with ``if __name__ == "__main__"``. A worker that dies is a note in the report: the caller does
-            its part.
+        config: where log and data are, and how to recover. ``workers=None`` verifies a large log in threads where the
+            kernel is the compiled one, which lets go of the GIL, and does all else in the caller. A number above 1 is a
+            pool of as many processes, started by ``spawn``: that takes half a second and imports the caller's main
+            module, so guard that with ``if __name__ == "__main__"``. A worker that dies is a note in the report: the
+            caller does its part.
         executor: does the parts instead: any `concurrent.futures.Executor`, with threads or processes, but not the one
             that runs `recover`. It stays open.
         progress: called in this thread, as a phase begins and after each part, with a `RecoveryProgress`. What it

@@ -12,7 +12,7 @@ Not here: what a frame is (`log/scan.py`), which rows (`recover.py`).
   no harm, since nobody has seen the rows yet.
 * Nobody is still at work when a phase ends, however it ends: a late copy would reach rows that are others' by then.
 * Only the operating system's disk can be reached from another process. Recovery from any other runs in the caller.
-* How many threads are chosen, and why no process ever is, stands in docs/decisions/0005.
+* What is chosen where nobody asks (threads verify, the caller copies), and why, stands in docs/decisions/0005.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Workers:
     """Does parts of a recovery; ends what it began with the ``with`` block.
 
     Args:
-        count: how many; None: threads for the compiled kernel where there is much to do, else the caller alone.
+        count: how many; None: threads where there is much to verify and the kernel is compiled, else the caller alone.
         executor: does the parts, in whatever threads or processes it has. It is not shut down, unless it breaks.
         processes: whether ``count`` may be met by a pool of processes (``spawn``: the caller's main module is imported
             by each); else by threads.
@@ -164,7 +164,7 @@ class Workers:
         settle: Callable[[_Part, Any], _Result],
     ) -> list[_Result]:
         """Does parts in the executor, in threads, or one by one; what a dead worker left is done here."""
-        count = self._count(kernel, sum(sizes), len(parts))
+        count = self._count(phase, kernel, sum(sizes), len(parts))
         reached = list(accumulate(sizes, initial=0))  # bytes done with so many parts
         done: list[_Result] = []
 
@@ -212,10 +212,10 @@ class Workers:
         if isinstance(error, BrokenExecutor):
             executor.shutdown()  # it takes no more work; afterwards none of its other processes is alive
 
-    def _count(self, kernel: Kernel, size: int, parts: int) -> int:
+    def _count(self, phase: RecoveryPhase, kernel: Kernel, size: int, parts: int) -> int:
         count = self._asked
         if count is None:
-            many = kernel.NAME == "c" and size >= _THREADS_FROM_BYTES
+            many = phase == "verify" and kernel.NAME == "c" and size >= _THREADS_FROM_BYTES
             count = min(max(usable_cores(), _THREADS_LEAST), _THREADS_MAX) if many else 1
         return max(1, min(count, parts))
 
