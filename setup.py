@@ -47,12 +47,12 @@ COMPILE_ARGS = [
 ]
 
 
-def extension(name: str, *more: str) -> Extension:
-    """Describe the extension `name`, whose C source lies at the module's own place in the tree, `more` beside it."""
+def extension(name: str) -> Extension:
+    """Describe the extension `name`, whose C source lies at the module's own place in the tree."""
     source = Path(*name.split(".")).with_suffix(".c")
     return Extension(
         name,
-        sources=[source.as_posix(), *(source.with_name(other).as_posix() for other in more)],
+        sources=[source.as_posix()],
         depends=[header.as_posix() for header in sorted(source.parent.glob("*.h"))],
         define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", "0x030B0000")],
         py_limited_api=not FREE_THREADED,
@@ -92,7 +92,7 @@ build_base = tempfile.mkdtemp(prefix="mmwal-build-")
 at_exit(shutil.rmtree, build_base, ignore_errors=True)
 
 setup(
-    ext_modules=[extension("mmwal.kernel._kernel", "_directory.c"), extension("mmwal.disk._sync")],
+    ext_modules=[extension("mmwal.kernel._kernel"), extension("mmwal.disk._sync")],
     cmdclass={"build_ext": BuildExtensions, "bdist_wheel": Wheel},
     options={
         "build": {"build_base": build_base},

@@ -1,5 +1,5 @@
 /* The compiled kernel: Python's face of cursor.h (append, publish), frame.h (scan, find), rows.h and crc32.h.
- * The directory of ids, which belongs to the same module, has a face of its own: _directory.c.
+ * The directory of ids, which belongs to the same module, has its face in _directory.h.
  *
  * Here: arguments to pointers and lengths, and when the GIL is let go. Not here: any rule of the log; those stand in
  * the headers, without Python, so that a C program can test them under the thread sanitizer. The interface is described
@@ -12,6 +12,9 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+#define FUNCTION(name) (PyCFunction)(void (*)(void)) name
+#define NAMED METH_VARARGS | METH_KEYWORDS
 
 #include "_directory.h"
 #include "cursor.h"
@@ -434,9 +437,6 @@ static PyObject *cursor_advance(PyObject *object, PyObject *Py_UNUSED(none))
     return PyLong_FromUnsignedLongLong(published);
 }
 
-#define FUNCTION(name) (PyCFunction)(void (*)(void)) name
-#define NAMED METH_VARARGS | METH_KEYWORDS
-
 static PyMethodDef cursor_methods[] = {
     {"append", FUNCTION(cursor_append), METH_FASTCALL,
      "append($self, kind, id, vector, metadata, time_ns, row, /)\n--\n\nLogs one row; returns its LSN or a code."},
@@ -678,7 +678,7 @@ static PyMethodDef kernel_functions[] = {
      "gather($module, source, offsets, row_bytes, target, rows, stride)\n--\n\nCopies rows to their places."},
     {"row_checksums", FUNCTION(kernel_row_checksums), NAMED,
      "row_checksums($module, matrix, rows, row_bytes, stride, seeds, out)\n--\n\nWrites each row's CRC-32."},
-    {"id_seeds", mm_id_seeds, METH_VARARGS,
+    {"id_seeds", kernel_id_seeds, METH_VARARGS,
      "id_seeds($module, ids, lsns, out, /)\n--\n\nWrites what each row's CRC-32 starts from."},
     {0},
 };
@@ -696,7 +696,7 @@ static int kernel_exec(PyObject *module)
         return -1;
     const int added = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
-    if (added != 0 || mm_add_directory(module) != 0)
+    if (added != 0 || add_directory(module) != 0)
         return -1;
     return PyModule_AddStringConstant(module, "NAME", "c");
 }

@@ -1,5 +1,5 @@
 /* The directory in memory: which id stands in which row, and what each row's id and metadata are.
- * Plain C over memory of its own; no Python, no system call, no lock. The face is _directory.c, the twin directory.py.
+ * Plain C over memory of its own; no Python, no system call, no lock. The face is _directory.h, the twin directory.py.
  *
  *   - By row, in chunks: the id (an int itself, or a copy of the bytes) and the metadata (a copy, or none).
  *   - By id: shards of slots, each the hash's low half and the row. Collisions go to the next slot, removal moves what

@@ -1,6 +1,6 @@
 """The twin of the compiled directory: the same answers from dicts, as a readable specification.
 
-What the methods promise stands in `interface.Directory`. The compiled one (`_directory.c`, `directory.h`, `replay.h`)
+What the methods promise stands in `interface.Directory`. The compiled one (`directory.h`, `replay.h`)
 keeps no Python object per id; this one does, and needs several times its memory.
 
 * Several ids turn over in one step where a block is put: no other thread sees half of them.
