@@ -534,7 +534,7 @@ MUTANTS = [
         ("retire.unlink",),
         "the disk, which fills up",
         _one("log/keeper.py", "                self._disk.unlink(path)\n", "                pass\n"),
-        "tests/log/test_segments.py::test_number_of_files_stays_bounded_however_fast_one_writes[c]",
+        "tests/log/test_segments.py::test_of_segments_released_at_once_only_a_runway_of_files_is_kept[c]",
     ),
     Mutant(
         "recycled_under_its_old_name",
@@ -1472,8 +1472,7 @@ MUTANTS = [
         ("state.pins",),
         "rows of a checkpoint, when the log that replaced them was not yet durable",
         _one("state/pins.py", "return sorted(self._counts)", "return []"),
-        "store-py",
-        seed=3,
+        "tests/recovery/test_target.py::test_each_position_gives_what_the_store_held_then",
     ),
     Mutant(
         "rows_of_a_given_up_capture_kept",

@@ -330,6 +330,16 @@ def test_number_of_files_stays_bounded_however_fast_one_writes(open_wal: OpenWal
     assert most <= RING_SLOTS + 4
 
 
+def test_of_segments_released_at_once_only_a_runway_of_files_is_kept(open_wal: OpenWal) -> None:
+    disk = SimulatedDisk()
+    wal = open_wal(disk=disk, max_wal_size=40 * SEGMENT)
+    lsns = fill(wal, 8000)
+    assert len(disk.list_directory("/wal")) > 30
+    wal.release(lsns[-1])
+    disk.run_workers()
+    assert len(disk.list_directory("/wal")) <= 6
+
+
 def test_entries_in_recycled_segments_are_read_as_they_are(open_wal: OpenWal) -> None:
     disk = SimulatedDisk()
     wal = open_wal(disk=disk, max_wal_size=4 * SEGMENT)
