@@ -25,6 +25,7 @@ from tools.mutate import EXTENSIONS, build, mutated_copy
 
 ROOMS = ("log", "recovery", "kernel")
 TESTS = ("tests/log", "tests/recovery", "tests/kernel", "tests/manager", "tests/opening", "tests/disk")
+DATA = "coverage-data"  # in the copy
 CONFIG = """
 [run]
 branch = true
@@ -48,8 +49,13 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
     copy = mutated_copy([], folder, tests=True)
     for room, (source, extension, flags) in EXTENSIONS.items():
         build(copy / "mmwal" / room, source, extension, (*flags, "-O0", "--coverage"))
+        counts = copy / "mmwal" / room / f"{extension}-{Path(source).stem}.gcda"
+        counts.touch()
+        counts.chmod(0o666)  # a test's child that runs as another user adds to them, too
     sources = "".join(f"\n    {copy / 'mmwal' / room}" for room in ROOMS)
     (copy / ".coveragerc").write_text(CONFIG.format(sources=sources))
+    (copy / DATA).mkdir()
+    (copy / DATA).chmod(0o1777)  # as above
     run(copy, "coverage", "run", "-m", "pytest", "-q", "-n", str(workers), "-m", "not slow", *TESTS)
     run(copy, "coverage", "combine", "-q")
     run(copy, "coverage", "json", "-q", "-o", "coverage.json")
@@ -96,7 +102,7 @@ def run(copy: Path, *module: str) -> None:
         **os.environ,
         "PYTHONPATH": str(copy),
         "PYTHONSAFEPATH": "1",
-        "COVERAGE_FILE": str(copy / ".coverage"),
+        "COVERAGE_FILE": str(copy / DATA / "counts"),
     }
     command = [sys.executable, "-m", *module]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=copy, env=environment)
