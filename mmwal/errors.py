@@ -134,14 +134,19 @@ class UnknownIdError(WalError, KeyError):
 
 
 class LsnUnavailableError(WalError, LookupError):
-    """The log was released up to ``oldest_lsn`` and does not reach back to ``lsn``."""
+    """The log was released up to ``oldest_lsn`` and does not reach back to ``lsn``; or, where ``end_lsn`` is given, it
+    holds no entry that ends there."""
 
-    def __init__(self, lsn: int, oldest_lsn: int) -> None:
+    def __init__(self, lsn: int, oldest_lsn: int, end_lsn: int | None = None) -> None:
         self.lsn = lsn
         self.oldest_lsn = oldest_lsn
+        self.end_lsn = end_lsn
         super().__init__(
             f"the log does not reach back to LSN {lsn}; it begins at {oldest_lsn}. Start from a snapshot that covers "
             "all before that"
+            if end_lsn is None
+            else f"no entry ends at LSN {lsn}; the log begins at {oldest_lsn} and was read up to {end_lsn}. If a power "
+            "cut took it back, start again from what was durable"
         )
 
 

@@ -23,8 +23,10 @@ from mmwal.disk.interface import Disk
 from mmwal.entry import LogReport, Operation, RecoveryStats, WalMetrics
 from mmwal.errors import (
     ForkedProcessError,
+    LsnUnavailableError,
     NoStoreError,
     ReadOnlyError,
+    SegmentMissingError,
     StoreMissingError,
     UnavailableError,
     VectorError,
@@ -36,6 +38,7 @@ from mmwal.log.batch import append_rows, finish_row, plain_ids, plain_matrix
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
+from mmwal.recovery.follow import POLL_INTERVAL_MS, Followed, Follower, reading_beside
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
 from mmwal.recovery.verify import report_log, report_segment
@@ -102,8 +105,9 @@ class WalManager:
     ) -> ReadOnlyWal:
         """Opens a log for reading: its directory, the directory of a store, or one segment file.
 
-        It shows the log as it is now, also beside a live writer or after a kill, and does not follow what is written
-        later. Of one file alone it shows the transactions that begin in it. No byte is changed, no file created.
+        It shows the log as it is now, also beside a live writer or after a kill; what is written later comes only with
+        ``iter_entries(follow=True)``. Of one file alone it shows the transactions that begin in it. No byte is changed,
+        no file created.
 
         Raises:
             StoreMissingError: nothing there; a `FileNotFoundError`.
@@ -239,12 +243,73 @@ class WalManager:
         """
         return self.iter_entries(from_lsn)
 
-    def iter_entries(self, start_lsn: int | None = None, end_lsn: int | None = None) -> Iterator[Any]:
-        """Yields the entries with ``start_lsn < lsn <= end_lsn``, in constant memory; as `replay`."""
+    def iter_entries(
+        self,
+        start_lsn: int | None = None,
+        end_lsn: int | None = None,
+        *,
+        follow: bool = False,
+        durable_only: bool = False,
+        poll_interval_ms: float = POLL_INTERVAL_MS,
+        timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Yields the entries with ``start_lsn < lsn <= end_lsn``, in constant memory; as `replay`.
+
+        Args:
+            follow: wait for entries to come, until ``end_lsn``, ``timeout``, or a close from another thread, of which
+                the entries before it still come. ``start_lsn`` must be an LSN that the log returned.
+            durable_only: only what a power cut cannot take back; with an interval it comes later by as much.
+            poll_interval_ms: how often `follow` looks for new entries.
+            timeout: seconds without an entry after which `follow` ends; None: it waits without end.
+
+        Raises: as `replay`; while following also:
+            LsnUnavailableError: the log was released beyond what was read; or no entry ends at ``start_lsn``.
+            SyncFailedError, ForkedProcessError: nothing more will come.
+
+        Durability: an entry is shown once it is published, so no killed process takes it back; a power cut may, until
+        it is durable.
+
+        Concurrency: each iterator belongs to one thread. Until it ends, segments that the log lets go of are removed
+        and not recycled.
+        """
         log = self._log
         log.check_usable()
+        if follow:
+            return self._follower(durable_only, poll_interval_ms, timeout).entries(start_lsn, end_lsn)
+        until_lsn = _until(end_lsn, log.cursor.durable if durable_only else None)
+        return self._entries(start_lsn, log.cursor.published, until_lsn)
+
+    def _entries(self, start_lsn: int | None, published_lsn: int, until_lsn: int | None) -> Iterator[Any]:
+        log = self._log
         extents = partial(read_extents, self._disk, log.kernel, log.wal_dir, log.identity)
-        return read_entries(extents, log.identity, self.oldest_lsn, start_lsn, log.cursor.published, end_lsn)
+        with log.keeper.reading():
+            try:
+                yield from read_entries(extents, log.identity, self.oldest_lsn, start_lsn, published_lsn, until_lsn)
+            except SegmentMissingError as error:
+                if error.lsn is not None and error.lsn < self.oldest_lsn:  # it was released meanwhile
+                    raise LsnUnavailableError(error.lsn, self.oldest_lsn) from error
+                raise
+
+    def _follower(self, durable_only: bool, poll_interval_ms: float, timeout: float | None) -> Follower:
+        log = self._log
+        followed = Followed(
+            reading=log.keeper.reading,
+            oldest_lsn=lambda: self.oldest_lsn,
+            refusal=lambda: log.refusal() if log.ended or log.failed or log.forked else None,
+            changed=log.keeper.changed,
+            drained=True,
+            durable_lsn=lambda: log.cursor.durable,
+        )
+        return Follower(
+            self._disk,
+            log.kernel,
+            log.wal_dir,
+            log.identity,
+            followed,
+            durable_only=durable_only,
+            poll_interval_ms=poll_interval_ms,
+            timeout=timeout,
+        )
 
     def read_all_entries(self) -> list[Any]:
         """Returns every entry that the log still holds, in order."""
@@ -369,6 +434,7 @@ class ReadOnlyWal(WalManager):
         self._kernel = kernels.load(kernel)
         self._path = path
         self._refusal: UnavailableError | None = None
+        self._changed = disk.condition()  # notified when the reader is closed
         wal_dir, segment = _place(disk, path)
         control = f"{wal_dir}/{CONTROL_NAME}"
         self._lock = disk.lock_shared(control) if disk.exists(control) else None
@@ -392,17 +458,58 @@ class ReadOnlyWal(WalManager):
             notes=(*reading.notes, "opened for reading: nothing was changed"),
         )
 
-    def iter_entries(self, start_lsn: int | None = None, end_lsn: int | None = None) -> Iterator[Any]:
-        """As `WalManager.iter_entries`, of what was there at opening."""
+    def iter_entries(
+        self,
+        start_lsn: int | None = None,
+        end_lsn: int | None = None,
+        *,
+        follow: bool = False,
+        durable_only: bool = False,
+        poll_interval_ms: float = POLL_INTERVAL_MS,
+        timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """As `WalManager.iter_entries`, of what was there at opening.
+
+        With ``follow=True`` also of all that is written from then on, by whichever process: it goes on when a writer
+        closes, or is killed, and another opens the log. It ends where this reader is closed. With ``durable_only`` an
+        entry comes once the log itself records that it is durable: with a later entry, or when a burst has ended.
+
+        Raises: as `WalManager.iter_entries`; `ValueError` to follow one segment file.
+        """
         reading = self._open_reading()
+        if follow:
+            return self._follower(durable_only, poll_interval_ms, timeout).entries(start_lsn, end_lsn)
+        until_lsn = _until(end_lsn, reading.durable_lsn if durable_only else None)
         return read_entries(
             partial(reading.extents, self._kernel),
             reading.identity,
             reading.oldest_lsn,
             start_lsn,
             reading.end_lsn,
-            end_lsn,
+            until_lsn,
             leave_out_cut=self._is_segment,
+        )
+
+    def _follower(self, durable_only: bool, poll_interval_ms: float, timeout: float | None) -> Follower:
+        reading = self._open_reading()
+        if self._is_segment:
+            raise ValueError(f"{self._path}: follow=True of one segment, which does not grow; open its directory")
+        followed = Followed(
+            reading=partial(reading_beside, self._disk, str(self.config.wal_dir)),
+            oldest_lsn=lambda: reading.oldest_lsn,
+            refusal=lambda: self._refusal,
+            changed=self._changed,
+            held=tuple((info, view) for info, view, _ in reading.segments),
+        )
+        return Follower(
+            self._disk,
+            self._kernel,
+            str(self.config.wal_dir),
+            reading.identity,
+            followed,
+            durable_only=durable_only,
+            poll_interval_ms=poll_interval_ms,
+            timeout=timeout,
         )
 
     def verify_wal(self) -> LogReport:
@@ -464,10 +571,13 @@ class ReadOnlyWal(WalManager):
         self.log_insert()
 
     def close(self) -> None:
-        """Lets the files go; entries that were read stay valid. Idempotent."""
+        """Lets the files go. Entries that were read stay readable, but a writer may now reuse the blocks that their
+        vectors are views of: copy what you keep. Idempotent."""
         if self._refusal is None:
             self._end(WalClosedError(f"{self._path}: the log is closed; open it again"))
             self._forget_fork()
+            with self._changed:
+                self._changed.notify_all()
 
     def _open_reading(self) -> LogReading:
         if self._reading is None:
@@ -486,6 +596,11 @@ class ReadOnlyWal(WalManager):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _until(end_lsn: int | None, durable_lsn: int | None) -> int | None:
+    """Returns the lesser of two ends, of which either may be None: no end."""
+    return min((lsn for lsn in (end_lsn, durable_lsn) if lsn is not None), default=None)
 
 
 def _place(disk: Disk, path: str) -> tuple[str, bool]:

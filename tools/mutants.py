@@ -519,8 +519,15 @@ MUTANTS = [
         "recycled_under_a_reader",
         ("retire.readers", "read.lock"),
         "what a reader beside the writer still reads",
-        _one("log/keeper.py", "readers = self._disk.has_readers(self._control.path)", "readers = False"),
+        _one("log/keeper.py", " or self._disk.has_readers(self._control.path)", ""),
         "tests/opening/test_read_only.py::test_writer_recycles_segments_only_while_nobody_reads[py-simulated]",
+    ),
+    Mutant(
+        "recycled_under_an_iteration",
+        ("retire.readers",),
+        "what an iteration over the log still reads: it gets the bytes of a later segment",
+        _one("log/keeper.py", "readers = bool(self._readings) or ", "readers = "),
+        "tests/manager/test_replay.py::test_log_that_is_let_go_of_is_not_recycled_under_an_iteration[c]",
     ),
     Mutant(
         "reader_takes_no_lock",

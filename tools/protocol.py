@@ -398,6 +398,7 @@ STEPS = (
             "recovery/read_only.py lock_for_reading: disk.lock_shared(control)",
             "manager.py ReadOnlyWal.__init__: disk.lock_shared(control)",
             "recovery/verify.py _shared_locks: disk.lock_shared(f'{directory}/{CONTROL_NAME}')",
+            "recovery/follow.py reading_beside: disk.lock_shared(f'{wal_dir}/{CONTROL_NAME}')",
         ),
     ),
     Step("read.lock_data", ("recovery/read_only.py lock_for_reading: disk.lock_shared(data)",)),
@@ -409,6 +410,7 @@ STEPS = (
             "recovery/read_only.py lock_for_reading: locks[0].release()",
             "manager.py ReadOnlyWal._unlock: self._lock.release()",
             "recovery/verify.py verify_directory: lock.release()",
+            "recovery/follow.py reading_beside: lock.release()",
         ),
     ),
     # -- recovery: what it refuses

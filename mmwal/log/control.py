@@ -29,7 +29,8 @@ from mmwal.verdicts import Reached
 
 METRIC_MAX = 3
 DIMENSION_MAX = (1 << 31) - 1
-INCARNATION_MAX = (1 << 32) - 2  # the high half of a transaction's number, of the writer to come too
+INCARNATION_SHIFT = 32  # it is the high half of a transaction's number
+INCARNATION_MAX = (1 << 32) - 2  # of the writer to come too
 SEQUENCE_MAX = 1 << 63  # no log gets so far; room to count on
 
 

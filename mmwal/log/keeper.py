@@ -13,7 +13,8 @@ One worker runs `step`; so does nobody else. Invariants:
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mmwal.disk.interface import Disk, Worker
@@ -73,6 +74,7 @@ class Keeper:
         self.released_lsn = control.released_lsn  # release() writes, the keeper reads; only grows
         # Appenders write, the keeper reads and deletes: number -> where it begins or less, its LSN (0: still open).
         self.transactions: dict[int, tuple[int, int]] = {}
+        self._readings: set[object] = set()  # readers of this process add and take out, the keeper looks
         self.idle_lsn = 0  # of the last idle mark, durable; the sync worker writes, the keeper reads
         self.on_pressure: Callable[[], None] = lambda: None
         self.changed = disk.condition()
@@ -99,6 +101,16 @@ class Keeper:
             self.attempts += 1
             self.changed.notify_all()
         return None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While it lasts, a segment that is not needed any more loses its name, and its blocks are not reused."""
+        one = object()
+        self._readings.add(one)
+        try:
+            yield
+        finally:
+            self._readings.discard(one)
 
     @property
     def live_bytes(self) -> int:
@@ -140,7 +152,7 @@ class Keeper:
         if not unneeded:
             return
         self._control.write_both(oldest_lsn=oldest_lsn, released_lsn=released_lsn, durable_lsn=durable_lsn)
-        readers = self._disk.has_readers(self._control.path)
+        readers = bool(self._readings) or self._disk.has_readers(self._control.path)
         for number in unneeded:
             path = f"{self._wal_dir}/{segment_name(number)}"
             if readers or len(self._spares) >= self._runway_segments:

@@ -43,7 +43,7 @@ from mmwal.kernel.interface import (
     STATE,
     TOO_LARGE,
 )
-from mmwal.log.control import LogControl
+from mmwal.log.control import INCARNATION_SHIFT, LogControl
 from mmwal.log.gate import PythonGate
 from mmwal.log.keeper import Keeper
 from mmwal.log.segment import Predecessor, Segment, SegmentInfo, open_segment, prepare_segment, segment_name
@@ -119,6 +119,7 @@ class Log:
         self._lock = tail.lock
         self._cause: OSError | None = None
         self._closed = False
+        self.ended = False  # close() sets it last, followers read: published and durable do not move any more
         self._transactions = itertools.count(1)  # threads share it; next() is one step
         self.append_waits = 0
         self.has_owner = owned
@@ -246,7 +247,7 @@ class Log:
 
     def new_transaction(self) -> int:
         """Returns a transaction number that this log never used before."""
-        return self.control.incarnation << 32 | next(self._transactions)
+        return self.control.incarnation << INCARNATION_SHIFT | next(self._transactions)
 
     def settle(self, result: int, attempt: Callable[[], int]) -> int:
         """Finishes an append whose kernel call did not return a plain LSN within the current segment.
@@ -444,6 +445,8 @@ class Log:
                 self.keeper.worker.stop()
             self._forget_fork()
             self._lock.release()
+            self.ended = True
+            self._wake_appenders()
         if self.failed:
             raise SyncFailedError(self._cause, self.cursor.durable)
 

@@ -33,7 +33,7 @@ from mmwal.format.frame import (
 from mmwal.format.metadata import decode_metadata
 from mmwal.format.segment import data_start
 from mmwal.kernel.interface import DTYPES
-from mmwal.log.control import LogIdentity
+from mmwal.log.control import INCARNATION_SHIFT, LogIdentity
 from mmwal.log.scan import Frames, scan_frames
 from mmwal.log.segment import SegmentInfo, inspect_segment, segment_name
 from mmwal.verdicts import ENTRY
@@ -163,11 +163,15 @@ def read_entries(
         raise LsnUnavailableError(start_lsn, oldest_lsn)
     start_lsn = max(start_lsn or 0, oldest_lsn)
     open_transactions: dict[int, list[tuple[Extent, np.void]]] = {}
+    incarnation = 0
     first_lsn = data_start(max(start_lsn - 1, 0) // size, size)
     for extent in extents(first_lsn, end_lsn):
         for frame in extent.frames:
             kind, txn = int(frame["kind"]), int(frame["txn"])
             if txn and kind in ROW_KINDS:
+                if txn >> INCARNATION_SHIFT != incarnation:  # what another writer left open is never committed
+                    open_transactions.clear()
+                    incarnation = txn >> INCARNATION_SHIFT
                 open_transactions.setdefault(txn, []).append((extent, frame))
                 continue
             lsn = frame_end(frame)
@@ -213,6 +217,14 @@ def _check_members(extent: Extent, frame: np.void, commit: Commit, members: list
 def frame_end(frame: np.void) -> int:
     """Returns a frame's public LSN: the position just past it."""
     return int(frame["start_lsn"]) + (int(frame["commit"]) & LENGTH_MASK) * ALIGNMENT
+
+
+def frame_ends(frames: Frames) -> npt.NDArray[np.uint64]:
+    """Returns `frame_end` of each frame."""
+    ends: npt.NDArray[np.uint64] = frames["start_lsn"] + (frames["commit"] & np.uint64(LENGTH_MASK)) * np.uint64(
+        ALIGNMENT
+    )
+    return ends
 
 
 def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity) -> Any:

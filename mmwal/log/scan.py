@@ -32,13 +32,19 @@ def scan_frames(
     room = _FRAMES_FIRST
     reason = SCAN_FULL
     while reason == SCAN_FULL:
-        out = np.empty(room, dtype=FRAME_DTYPE)
-        start_lsn, count, reason = kernel.scan(
-            view, base_lsn, salt, start_lsn, end_lsn, out.view(np.uint8).data, verify
-        )
-        parts.append(out[:count])
+        frames, start_lsn, reason = scan_some(kernel, view, base_lsn, salt, start_lsn, end_lsn, room, verify=verify)
+        parts.append(frames)
         room = min(room * 4, _FRAMES_MAX)
     return parts[0] if len(parts) == 1 else np.concatenate(parts), start_lsn, reason
+
+
+def scan_some(
+    kernel: Kernel, view: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: int, room: int, *, verify: bool = True
+) -> tuple[Frames, int, int]:
+    """As `scan_frames`, of ``room`` frames at most."""
+    out = np.empty(room, dtype=FRAME_DTYPE)
+    stop_lsn, count, reason = kernel.scan(view, base_lsn, salt, start_lsn, end_lsn, out.view(np.uint8).data, verify)
+    return out[:count], stop_lsn, reason
 
 
 def find_frames(kernel: Kernel, view: Any, base_lsn: int, salt: int, start_lsn: int, end_lsn: int) -> Frames:

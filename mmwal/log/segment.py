@@ -324,6 +324,14 @@ def inspect_file(
     )
 
 
+def sealed_end(view: memoryview, info: SegmentInfo) -> int | None:
+    """Returns where the frames of a mapped segment end, if its footer says so by now."""
+    footer = FOOTER.unpack(view, info.segment_bytes - FOOTER_BYTES)
+    if footer is None or not _is_footer_of(footer, info.number, info.salt, info.segment_bytes):
+        return None
+    return int(footer["end_lsn"])
+
+
 def inspect_without_header(disk: Disk, wal_dir: str, identity: LogIdentity, number: int) -> SegmentInfo | None:
     """Returns a segment both of whose headers are lost, as its link or its footer alone tell its salt; None where
     neither does. Only its frames can prove that it is this log's."""

@@ -55,6 +55,7 @@ from mmwal.format.segment import (
 from mmwal.kernel.interface import SCAN_END
 from mmwal.log.control import LogControl, LogIdentity, open_control
 from mmwal.log.control_file import CONTROL_NAME, read_control
+from mmwal.log.reader import frame_ends
 from mmwal.log.scan import Frames, scan_frames
 from mmwal.log.segment import segment_name, segment_number
 from mmwal.recovery.read_only import settled
@@ -570,8 +571,7 @@ class _LogWalk:
         kinds = frames["kind"]
         entries = frames[(kinds != Kind.PAD) & (kinds != Kind.IDLE)]
         if self._told is not None:
-            ends = entries["start_lsn"] + (entries["commit"] & np.uint64(LENGTH_MASK)) * np.uint64(ALIGNMENT)
-            for start, end in zip(entries["start_lsn"].tolist(), ends.tolist(), strict=True):
+            for start, end in zip(entries["start_lsn"].tolist(), frame_ends(entries).tolist(), strict=True):
                 part.reports.append(EntryReport(info.path, start - info.base_lsn, end, True))
         for frame in frames[kinds == Kind.CHECKPOINT]:
             fields = CHECKPOINT.unpack(content, int(frame["start_lsn"]) - info.base_lsn + HEADER_BYTES)

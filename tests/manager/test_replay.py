@@ -12,7 +12,7 @@ from mmwal.entry import WalEntry
 from mmwal.errors import LsnUnavailableError
 from mmwal.testing.simulator import SimulatedDisk
 from tests.log.fixtures import OpenWal
-from tests.log.logs import fill, ids, vector
+from tests.log.logs import SEGMENT, fill, ids, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
 
@@ -128,6 +128,35 @@ def test_replay_is_lazy_and_takes_constant_memory(open_wal: OpenWal) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 300_000  # of 640 KB with the ids alone
+
+
+def test_log_that_is_let_go_of_is_not_recycled_under_an_iteration(open_wal: OpenWal) -> None:
+    disk = SimulatedDisk()
+    wal = open_wal(disk=disk, max_wal_size=6 * SEGMENT)
+    fill(wal, 250)
+    disk.run_workers()
+    entries = wal.replay()
+    assert next(entries).id == "id-0"
+    for start in range(250, 6000, 50):
+        wal.release(fill(wal, 50, start)[-1])
+        disk.run_workers()
+    assert [(entry.id, entry.vector[0]) for entry in entries] == [(f"id-{i}", i) for i in range(1, 250)]
+
+
+def test_iteration_that_is_overtaken_by_a_release_is_told_so(open_wal: OpenWal) -> None:
+    disk = SimulatedDisk()
+    wal = open_wal(disk=disk, max_wal_size=6 * SEGMENT)
+    fill(wal, 900)
+    disk.run_workers()
+    entries = wal.replay()
+    seen = [next(entries).id]
+    wal.release(fill(wal, 1)[-1])
+    disk.run_workers()
+    with pytest.raises(LsnUnavailableError, match="Start from a snapshot") as caught:
+        seen += (entry.id for entry in entries)
+    assert seen == [f"id-{i}" for i in range(len(seen))]
+    assert 200 < len(seen) < 900  # what was mapped was read
+    assert caught.value.oldest_lsn == wal.oldest_lsn
 
 
 def test_replay_sees_what_was_logged_while_another_thread_syncs(open_wal: OpenWal) -> None:
