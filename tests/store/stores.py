@@ -80,11 +80,15 @@ def settled(root: Path) -> dict[str, str]:
 
 
 def crashed_copy(root: Path, to: Path) -> Path:
-    """Copies what a kill leaves of a live writer's files: the mappings share the page cache. A copy takes a while, so
-    it waits until nothing changes any more."""
+    """Copies what a kill leaves of a live writer's files: the mappings share the page cache. A copy takes a while, and
+    is made again until nothing has changed meanwhile: with an idle mark between two files it is what no kill leaves."""
     settled(root)
-    shutil.copytree(root, to, ignore=shutil.ignore_patterns("lock"))
-    return to
+    while True:
+        with suppress(FileNotFoundError, shutil.Error):  # a spare was taken meanwhile
+            shutil.copytree(root, to, ignore=shutil.ignore_patterns("lock"))
+            if digests(to) == digests(root):
+                return to
+        shutil.rmtree(to)
 
 
 def allocated(root: Path) -> int:
