@@ -189,7 +189,8 @@ def run_tests(copy: Path, *nodes: str) -> Outcome:
         import pytest
 
         quiet = ["-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        return int(pytest.main(["-q", "-x", "--tb=short", *quiet, *nodes]))
+        own = f"--basetemp={copy / 'pytest'}"  # of a shared one, others remove what this one lists
+        return int(pytest.main(["-q", "-x", "--tb=short", own, *quiet, *nodes]))
 
     code, said, complained = _in_a_copy(copy, act)
     if code < 0:

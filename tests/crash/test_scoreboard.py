@@ -53,3 +53,14 @@ def test_short_count_and_a_fault_are_wrong_and_say_so() -> None:
     assert reliability.counted("2", "images", 99, 100, []).ok is False
     assert reliability.counted("2", "images", 100, 100, []) == Row("2", "images", "100", "at least 100", True)
     assert "WRONG: lost" in reliability.counted("2", "images", 100, 100, ["lost"]).reached
+
+
+@pytest.mark.parametrize("verdict", ["survived", "broken", "not_run"])
+def test_mutant_that_was_not_found_is_a_wrong_row_that_names_it(tmp_path: Path, verdict: str) -> None:
+    report: dict[str, Any] = {"mutants": [], "found": 40, "seeded": 41, "seconds": 9, "survived": [], "broken": []}
+    report |= {"not_run": [], verdict: ["the_one"]}
+    [row] = reliability.mutant_rows(Run(18, 1, 1, tmp_path), [report])
+    assert not row.ok
+    assert "the_one" in row.reached
+    [row] = reliability.mutant_rows(Run(18, 1, 1, tmp_path), [{**report, "seeded": 40, verdict: []}])
+    assert row.ok
