@@ -15,6 +15,7 @@ The rooms, lowest first; imports run one way:
     recovery/                    from what a crash left to a state that serves
     search/                      exact nearest neighbours
     manager.py  store.py  opening.py    the public handles, and how they are opened
+    transaction.py               several writes as one, on either handle
     apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
@@ -44,6 +45,7 @@ from mmwal.manager import WalManager
 from mmwal.opening import CrashRecoveryManager, open
 from mmwal.recovery.verify import verify
 from mmwal.store import VectorStore
+from mmwal.transaction import StoreTransaction, WalTransaction
 
 __version__ = "0.1.0"
 
@@ -66,12 +68,14 @@ __all__ = [
     "RecoveryStats",
     "RetentionPolicy",
     "RotationPolicy",
+    "StoreTransaction",
     "VectorStore",
     "VerifyReport",
     "WalConfig",
     "WalEntry",
     "WalManager",
     "WalMetrics",
+    "WalTransaction",
     "__version__",
     "apply_entry",
     "errors",

@@ -414,6 +414,9 @@ give milliseconds, or None for no limit
     skip_corrupted_entries: bool = False
     """Dangerous: leave damaged entries, and whole transactions that hold one, out instead of raising
     `WalCorruptionError`. Loses acknowledged data, counts what it lost. A torn tail is cut in either mode."""
+    strict: bool = False
+    """Raise `TornTailError` where the last write was cut short, as a crash leaves it, instead of cutting it off. For a
+    log that should be complete: a copy, a backup."""
     target: int | datetime | str | None = None
     """Where to stop: an LSN, an aware datetime or the name of a mark; ``None``: at the end of the log. This
     version accepts and records it; nothing acts on it yet."""
@@ -441,6 +444,9 @@ give milliseconds, or None for no limit
             _check_choice("kernel", self.kernel, KERNELS)
         _check_bool("verify_checksums", self.verify_checksums)
         _check_bool("skip_corrupted_entries", self.skip_corrupted_entries)
+        _check_bool("strict", self.strict)
+        if self.strict and self.skip_corrupted_entries:
+            raise WalConfigError("strict", True, "contradicts skip_corrupted_entries=True; choose one")
         if self.max_recovery_time_ms is not None:
             advice = "give milliseconds, or None for no limit"
             _check_int("max_recovery_time_ms", self.max_recovery_time_ms, 1, None, advice)

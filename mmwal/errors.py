@@ -13,6 +13,9 @@ Errors that a Python programmer would look for under a built-in name also derive
     |   |-- MetadataError (ValueError)           a value that msgpack would change silently
     |   `-- EntryTooLargeError (ValueError)      does not fit
     |-- DuplicateIdError (KeyError), UnknownIdError (KeyError)
+    |-- TransactionError                     a transaction cannot go on
+    |   |-- TransactionClosedError               it was committed or rolled back
+    |   `-- TransactionConflictError             another writer was first; nothing was logged
     |-- LsnUnavailableError (LookupError)    the log does not reach back that far
     |-- UnavailableError                     the handle takes no more writes
     |   |-- WalClosedError, ReadOnlyError, ForkedProcessError, NoStoreError
@@ -25,6 +28,7 @@ Errors that a Python programmer would look for under a built-in name also derive
         |-- ForeignDirectoryError                not ours, or of another store
         |-- FormatVersionError                   written by a newer mmwal
         |-- RecoveryTimeoutError                 recovery took longer than it was given
+        |-- TornTailError                        the log's last write was cut short, and ``strict`` was asked for
         `-- DamageError                          what is on disk contradicts what was recorded
             |-- WalCorruptionError, HeaderCorruptionError, SegmentMissingError, ConsistencyError
 """
@@ -56,6 +60,10 @@ __all__ = [
     "SegmentMissingError",
     "StoreMissingError",
     "SyncFailedError",
+    "TornTailError",
+    "TransactionClosedError",
+    "TransactionConflictError",
+    "TransactionError",
     "UnavailableError",
     "UnknownIdError",
     "VectorError",
@@ -131,6 +139,25 @@ class UnknownIdError(WalError, KeyError):
         super().__init__(f"id {id!r} is not in the store; use insert() to add it or upsert() for either")
 
     __str__ = Exception.__str__
+
+
+class TransactionError(WalError):
+    """A transaction cannot go on; what it held has no effect unless its commit returned."""
+
+
+class TransactionClosedError(TransactionError):
+    """The transaction was committed or rolled back before."""
+
+
+class TransactionConflictError(TransactionError):
+    """Another writer changed ``id`` since the transaction saw it; nothing was logged."""
+
+    def __init__(self, id: str | int) -> None:
+        self.id = id
+        super().__init__(
+            f"id {id!r} was changed by another writer since this transaction saw it; nothing was logged. "
+            "Run the transaction again"
+        )
 
 
 class LsnUnavailableError(WalError, LookupError):
@@ -256,6 +283,19 @@ class RecoveryTimeoutError(OpenError):
         super().__init__(
             f"reading the log took {elapsed_ms:.0f} ms, max_recovery_time_ms allows {limit_ms}; nothing was changed. "
             "Try again with a larger limit, or None for no limit"
+        )
+
+
+class TornTailError(OpenError):
+    """The last write of a log was cut short, and ``strict`` was asked for; ``torn_bytes`` stand there."""
+
+    def __init__(self, path: str, lsn: int, torn_bytes: int) -> None:
+        self.path = path
+        self.lsn = lsn
+        self.torn_bytes = torn_bytes
+        super().__init__(
+            f"{path}: behind LSN {lsn} stand {torn_bytes:,} bytes of a write that was cut short, as a crash leaves it; "
+            "nothing was changed. Recover without strict to cut them off, or take a copy that is complete"
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from mmwal.errors import (
 )
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import encode_metadata
-from mmwal.log.batch import append_rows, finish_row, plain_ids, plain_matrix
+from mmwal.log.batch import append_batches, checked_batch, finish_row, unwrap
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
@@ -42,9 +42,9 @@ from mmwal.recovery.follow import POLL_INTERVAL_MS, Followed, Follower, reading_
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
 from mmwal.recovery.verify import report_log, report_segment
+from mmwal.transaction import WalTransaction
 
 _INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
-_KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
 
 
 class WalManager:
@@ -135,7 +135,7 @@ class WalManager:
             SyncFailedError, WalClosedError, ForkedProcessError: the log takes no more writes.
         """
         if vector is None:
-            id, vector, metadata = _unwrap(id, metadata)
+            id, vector, metadata = unwrap(id, metadata)
             if vector is None:
                 raise VectorError(f"insert of id {id!r} without a vector; log_update() may leave it out")
         meta = encode_metadata(metadata) if metadata is not None else None
@@ -152,7 +152,7 @@ class WalManager:
         """Logs an update; ``None`` for vector or metadata says "as it was". Whether the id exists is not checked.
         Args, Returns and Raises as `log_insert`."""
         if vector is None and not isinstance(id, (str, int, np.integer)):
-            id, vector, metadata = _unwrap(id, metadata)
+            id, vector, metadata = unwrap(id, metadata)
         meta = encode_metadata(metadata) if metadata is not None else None
         return self._log_row(Kind.UPDATE, id, vector, meta, durable)
 
@@ -179,16 +179,7 @@ class WalManager:
 
         Raises: as `log_insert`; `ValueError` for an unknown operation or lengths that differ.
         """
-        if operation not in _KINDS:
-            raise ValueError(f"operation={operation!r}: must be one of {', '.join(_KINDS)}")
-        kind = _KINDS[operation]
-        plain = plain_ids(ids)
-        if not plain:
-            raise ValueError("ids is empty: a batch has at least one row")
-        if (vectors is None) != (kind == Kind.DELETE):
-            raise VectorError(f"a batch of {operation}s {'takes no' if kind == Kind.DELETE else 'needs'} vectors")
-        matrix = plain_matrix(self._log, vectors, len(plain)) if vectors is not None else None
-        lsn = append_rows(self._log, kind, plain, matrix, encode_many(metadata, len(plain)))
+        lsn = append_batches(self._log, [checked_batch(self._log, ids, vectors, metadata, operation)])
         if durable or self._each_durable:
             self._log.make_durable(lsn)
         return lsn
@@ -200,6 +191,14 @@ class WalManager:
         if durable or self._each_durable:
             self._log.make_durable(lsn)
         return lsn
+
+    def begin_transaction(self) -> WalTransaction:
+        """Begins a transaction: what is logged through it counts from its commit on, as a whole.
+
+        Any number may be open at a time; each belongs to one thread. Raises `WalClosedError`, `ForkedProcessError`.
+        """
+        self._log.check_usable()
+        return WalTransaction(self._log, each_durable=self._each_durable)
 
     # -- durability -------------------------------------------------------------------------------------------------
 
@@ -407,6 +406,10 @@ class StoreWal(WalManager):
 
     log_update = log_delete = log_batch = log_insert
 
+    def begin_transaction(self) -> WalTransaction:
+        """Raises `UnavailableError`: write through `VectorStore.transaction`."""
+        raise UnavailableError("a store owns this log; begin the transaction with store.transaction()")
+
     def release(self, lsn: int) -> None:
         """Raises `UnavailableError`: the store's checkpoints release its log."""
         raise UnavailableError("a store owns this log and releases it with its checkpoints; call checkpoint()")
@@ -555,12 +558,16 @@ class ReadOnlyWal(WalManager):
             kernel=self._kernel.NAME,
         )
 
-    def log_insert(self, *_: Any, **__: Any) -> int:
+    def log_insert(self, *_: Any, **__: Any) -> NoReturn:
         """Raises `ReadOnlyError`."""
         self._open_reading()
         raise ReadOnlyError(f"{self._path}: the log was opened with new_from_path, for reading; open a WalManager")
 
     log_update = log_delete = log_batch = sync = log_insert
+
+    def begin_transaction(self) -> NoReturn:
+        """Raises `ReadOnlyError`."""
+        self.log_insert()
 
     def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
         """Raises `ReadOnlyError`."""
@@ -613,21 +620,3 @@ def _place(disk: Disk, path: str) -> tuple[str, bool]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise StoreMissingError(path) from error
     return os.path.dirname(path), True
-
-
-def encode_many(metadata: Sequence[Mapping[str, Any] | None] | None, rows: int) -> list[bytes | None] | None:
-    """Returns the metadata of a batch as bytes. Raises `ValueError` where the lengths differ, `MetadataError`."""
-    if metadata is None:
-        return None
-    if len(metadata) != rows:
-        raise ValueError(f"metadata has {len(metadata)} items for {rows} ids; pass one for each id, or None")
-    return [encode_metadata(item) if item is not None else None for item in metadata]
-
-
-def _unwrap(item: Any, metadata: Any) -> tuple[Any, Any, Any]:
-    """Returns id, vector and metadata of an object that carries them."""
-    if hasattr(item, "id") and hasattr(item, "vector"):
-        return item.id, item.vector, getattr(item, "metadata", None) if metadata is None else metadata
-    raise TypeError(
-        f"log_insert() of a {type(item).__name__} alone: pass an id and a vector, or an object with both as attributes"
-    )

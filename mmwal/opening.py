@@ -40,6 +40,7 @@ from mmwal.errors import (
     DamageError,
     NoStoreError,
     RecoveryTimeoutError,
+    TornTailError,
     UnavailableError,
     WalClosedError,
     WalConfigError,
@@ -160,6 +161,7 @@ def open_store(
     limit_ms: int | None = None,
     verify_checksums: bool = True,
     skip_corrupted_entries: bool = False,
+    strict: bool = False,
     until_lsn: int | None = None,
 ) -> VectorStore:
     """Opens the store of a config. Raises `WalFullError` where the disk has no room for what opening writes, and
@@ -184,7 +186,7 @@ def open_store(
         if read_only:
             return _open_read_only(config, disk, team, until_lsn)
         try:
-            way = _Way(team, verify_checksums, skip_corrupted_entries, time)
+            way = _Way(team, verify_checksums, skip_corrupted_entries, strict, time)
             return _open_store(config, disk, way)
         except OSError as error:
             raise full_disk(str(config.wal_dir), error) or error from error.__cause__
@@ -218,6 +220,7 @@ class _Way(NamedTuple):
     workers: Workers
     verify: bool
     skip_corrupted: bool
+    strict: bool
     time: _Time
 
 
@@ -309,6 +312,8 @@ def _read(
     """Surveys the log, loads the checkpoint, and decides what the log says since then."""
     wal_dir = absolute(config.wal_dir)
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
+    if way.strict and judged.torn_tail_bytes:
+        raise TornTailError(wal_dir, judged.end_lsn, judged.torn_tail_bytes)
 
     def index_of(redo_lsn: int) -> Index:
         index = build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
@@ -636,7 +641,10 @@ class CrashRecoveryManager:
         self._stats = RecoveryStats()
 
     def recover(self) -> VectorStore:
-        """Returns the recovered store, open for reads and writes. Raises as `open`, and `RecoveryTimeoutError`."""
+        """Returns the recovered store, open for reads and writes.
+
+        Raises as `open`; `RecoveryTimeoutError`, and with ``strict`` `TornTailError`: nothing was changed.
+        """
         data_dir = self.config.data_dir
         if data_dir is None:
             raise WalConfigError("data_dir", None, "give the directory of the matrix")
@@ -662,6 +670,7 @@ class CrashRecoveryManager:
                 limit_ms=self.config.max_recovery_time_ms,
                 verify_checksums=self.config.verify_checksums,
                 skip_corrupted_entries=self.config.skip_corrupted_entries,
+                strict=self.config.strict,
             )
         except Exception as error:
             label = getattr(error, "verdict", None)

@@ -24,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -37,6 +38,7 @@ from mmwal.errors import (
     DuplicateIdError,
     InputError,
     NoStoreError,
+    TransactionConflictError,
     UnavailableError,
     UnknownIdError,
     VectorError,
@@ -44,21 +46,30 @@ from mmwal.errors import (
 )
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import decode_metadata, encode_metadata
-from mmwal.kernel.interface import DTYPE_CODES, DTYPES
-from mmwal.log.batch import append_rows, check_fits, finish_row, plain_id, plain_ids, plain_matrix
+from mmwal.kernel.interface import DTYPE_CODES, DTYPES, NO_ROW
+from mmwal.log.batch import (
+    Batch,
+    append_batches,
+    check_fits,
+    distinct_ids,
+    encode_many,
+    finish_row,
+    plain_id,
+    plain_matrix,
+)
 from mmwal.log.log import Log, NoRoomForBatch, OverBudget
 from mmwal.log.read_only import ReadOnlyLog
 from mmwal.log.unlogged import Unlogged
-from mmwal.manager import StoreWal, encode_many
+from mmwal.manager import StoreWal
 from mmwal.search.exact import ExactSearch, count_of
 from mmwal.state.matrix import MemoryMatrix
-from mmwal.state.state import State
+from mmwal.state.state import Entry, State
+from mmwal.transaction import Change, StoreTransaction, batches_of
 
 if TYPE_CHECKING:
     from mmwal.checkpoint.checkpoint import Checkpointer
 
 _INSERT = int(Kind.INSERT)  # looking up a member of an enum takes as long as a small kernel call
-_GONE = -1  # the row of an id whose delete is logged and not yet applied
 
 
 @dataclass
@@ -206,7 +217,7 @@ class VectorStore:
                 except OverBudget:
                     lsn = 0
                 else:
-                    self._apply(state, lsn, [(id, _GONE, None)])
+                    self._apply(state, lsn, [(id, NO_ROW, None)])
             if lsn:
                 if durable or self._each_durable:
                     self._make_durable(lsn)
@@ -289,7 +300,7 @@ class VectorStore:
 
     def delete_many(self, ids: Iterable[Id], *, durable: bool = False) -> int:
         """Removes many ids, all or none; returns their LSN. Raises `UnknownIdError`; else as `insert_many`."""
-        plain = self._distinct(ids)
+        plain = distinct_ids(ids)
         state = self._state
         if state is None:
             raise UnknownIdError(plain[0])
@@ -303,7 +314,7 @@ class VectorStore:
         metadata: Sequence[Mapping[str, Any] | None] | None,
         durable: bool,
     ) -> int:
-        plain = self._distinct(ids)
+        plain = distinct_ids(ids)
         metas = encode_many(metadata, len(plain))
         if self._state is None:
             if kind == Kind.UPDATE:
@@ -316,15 +327,6 @@ class VectorStore:
             matrix = plain_matrix(self._log, vectors, len(plain), state.matrix.dimension)  # type: ignore[arg-type]
         return self._log_many(state, kind, plain, matrix, metas, durable)
 
-    def _distinct(self, ids: Iterable[Id]) -> list[Id]:
-        plain = plain_ids(ids)
-        if not plain:
-            raise ValueError("ids is empty: pass at least one")
-        if len(set(plain)) != len(plain):
-            seen: set[Id] = set()
-            raise DuplicateIdError(next(id for id in plain if id in seen or seen.add(id)))  # type: ignore[func-returns-value]
-        return plain
-
     def _log_many(
         self,
         state: State,
@@ -334,35 +336,102 @@ class VectorStore:
         metas: list[bytes | None] | None,
         durable: bool,
     ) -> int:
+        def check() -> list[Batch]:
+            kept = self._check_many(kind, ids, metas)
+            vectors = self._current(state, ids) if matrix is None and kind != Kind.DELETE else matrix
+            return [Batch(kind, ids, vectors, kept)]
+
+        return self._log_batches(state, check, durable)
+
+    def _log_batches(self, state: State, check: Callable[[], list[Batch]], durable: bool) -> int:
+        """Logs and applies what ``check`` returns, as a whole; returns its LSN."""
         lsn = 0
         while not lsn:
             wait = self._wait_for_room
             with state.lock:
                 # 1. check
-                kept = self._check_many(kind, ids, metas)
-                vectors = self._current(state, ids) if matrix is None and kind != Kind.DELETE else matrix
-                # 2. take
-                rows = state.take_rows(len(ids)) if vectors is not None else [_GONE] * len(ids)
-                # 3. log
+                batches = check()
+                taken: list[list[int]] = []
                 try:
-                    held = None if vectors is None else self._store_rows(state, rows, vectors)
-                    lsn = append_rows(self._log, kind, ids, held, kept)  # type: ignore[arg-type]
+                    # 2. take
+                    for batch in batches:
+                        count = len(batch.ids)
+                        taken.append(state.take_rows(count) if batch.vectors is not None else [NO_ROW] * count)
+                    # 3. log
+                    held = list(map(partial(self._hold, state), batches, taken))
+                    lsn = append_batches(self._log, held)  # type: ignore[arg-type]
                 except BaseException as error:
-                    if vectors is not None:
-                        state.give_back(*rows)
+                    state.give_back(*(row for rows in taken for row in rows if row != NO_ROW))
                     if isinstance(error, NoRoomForBatch):
                         wait = self._make_room
                     elif not isinstance(error, OverBudget):
                         raise
                 else:
                     # 4. apply
-                    self._apply(state, lsn, list(zip(ids, rows, kept or itertools.repeat(None), strict=False)))
+                    self._apply(state, lsn, list(itertools.chain.from_iterable(map(_changes, batches, taken))))
             if not lsn:
                 wait()
         # 5. sync
         if durable or self._each_durable:
             self._make_durable(lsn)
         return lsn
+
+    # -- write, a transaction ---------------------------------------------------------------------------------------
+
+    def transaction(self) -> StoreTransaction:
+        """Begins a transaction: writes that count together, from its commit on. See `StoreTransaction`.
+
+        Concurrency: any number may be open at a time; each belongs to one thread. Raises `WalClosedError`.
+
+        Example:
+            >>> store = VectorStore(dimension=2)
+            >>> with store.transaction() as txn:
+            ...     txn.insert("a", [1.0, 0.0])
+            ...     txn.insert("b", [0.0, 1.0])
+            ...     "a" in txn, "a" in store
+            (True, False)
+            >>> len(store)
+            2
+        """
+        self._check_open()
+        return StoreTransaction(self._log, lambda: self.dimension, self._read_entry, self._commit)
+
+    def _read_entry(self, id: Id) -> tuple[npt.NDArray[Any], Entry] | None:
+        return self._state.read(id) if self._state is not None else None
+
+    def _commit(self, changes: Sequence[Change], durable: bool) -> int:
+        """Logs and applies the net effect of a transaction; returns its LSN."""
+        self._check_open()
+        if not changes:
+            return self._log.cursor.published
+        vectors = [change.vector for change in changes if change.vector is not None]
+        state = self._state if self._state is not None else self._start(len(vectors[0]))
+        if vectors and len(vectors[0]) != state.matrix.dimension:  # it was decided meanwhile
+            raise VectorError(
+                f"expected vectors of dimension {state.matrix.dimension}, which another writer gave the store first, "
+                f"found {len(vectors[0])}; nothing was logged"
+            )
+        batches = batches_of(changes)
+
+        def check() -> list[Batch]:
+            for change in changes:
+                if self._lsn_of(state, change.id) != change.seen_lsn:
+                    raise TransactionConflictError(change.id)
+            return batches
+
+        return self._log_batches(state, check, durable)
+
+    def _lsn_of(self, state: State, id: Id) -> int:
+        """Returns the LSN of an id as the newest logged write left it, 0 where it is not there. The lock is held."""
+        if (latest := self._latest.get(id)) is not None:
+            lsn, row, _ = latest
+        else:
+            found = state.directory.get(id)
+            row = NO_ROW if found is None else found
+            lsn = 0 if found is None else state.rows.born_cells[found]
+        return 0 if row == NO_ROW else lsn
+
+    # -- write, the shared steps ------------------------------------------------------------------------------------
 
     def _check_many(self, kind: Kind, ids: list[Id], metas: list[bytes | None] | None) -> list[bytes | None] | None:
         """Checks that the ids may be written; returns the metadata that the rows will have."""
@@ -387,8 +456,6 @@ class VectorStore:
         rows = [found[0] for id in ids if (found := self._find(id)) is not None]
         return np.ascontiguousarray(state.matrix.array[rows])
 
-    # -- write, the shared steps ------------------------------------------------------------------------------------
-
     def _find(self, id: Id) -> tuple[int, bytes | None] | None:
         """Returns row and metadata of an id as the newest logged write left it. The lock is held."""
         state = self._state
@@ -396,7 +463,7 @@ class VectorStore:
         if (latest := self._latest.get(id)) is not None:
             if self._log.failed:
                 raise self._log.refusal()  # whether it exists is known after recovery
-            return None if latest[1] == _GONE else latest[1:]
+            return None if latest[1] == NO_ROW else latest[1:]
         row = state.directory.get(id)
         return None if row is None else (row, state.directory.metadata(row))
 
@@ -455,21 +522,23 @@ class VectorStore:
                         del self._latest[id]
                 self._count(len(changes))
 
-    def _store_rows(self, state: State, rows: list[int], vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Fills rows that nobody can see; returns the same vectors, safe from the caller, to be logged."""
+    def _hold(self, state: State, batch: Batch, rows: list[int]) -> Batch:
+        """Fills rows that nobody can see; returns the same batch, safe from the caller, to be logged."""
+        if batch.vectors is None:
+            return batch
         matrix = state.matrix
         first, last = rows[0], rows[-1]
         if rows == list(range(first, last + 1)):
             block = matrix.array[first : last + 1]
-            np.copyto(block, vectors)
-            return block if block.flags.c_contiguous else np.ascontiguousarray(block)
-        held = vectors.copy()
+            np.copyto(block, batch.vectors)
+            return batch._replace(vectors=np.ascontiguousarray(block))
+        held = batch.vectors.copy()
         offsets = np.arange(len(rows), dtype=np.int64) * matrix.row_bytes
         content = held.reshape(-1).view(np.uint8).data
         self._log.kernel.gather(
             content, offsets, matrix.row_bytes, matrix.view, np.array(rows, np.int64), matrix.stride
         )
-        return held
+        return batch._replace(vectors=held)
 
     def _bind_rows(self, state: State) -> None:
         view = state.matrix.view  # the matrix may grow meanwhile: its capacity is of a later view
@@ -792,6 +861,10 @@ class ReadOnlyStore(VectorStore):
 
     update = upsert = delete = insert_many = update_many = upsert_many = delete_many = insert
 
+    def transaction(self) -> StoreTransaction:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
     def sync(self) -> int:
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
@@ -837,19 +910,22 @@ def _is_ended(state: object) -> bool:
     return isinstance(state, _Ended)
 
 
+def _changes(batch: Batch, rows: list[int]) -> Iterator[tuple[Id, int, bytes | None]]:
+    """Returns what a batch does to each id."""
+    return zip(batch.ids, rows, batch.metadata or itertools.repeat(None), strict=False)
+
+
 def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
     """Lets the directory follow a logged entry, and its LSN be seen."""
-    if len(changes) == 1:
+    if len(changes) > 1:
+        ids, rows, metas = zip(*changes, strict=True)
+        state.put_many(ids, rows, lsn, metas)
+    else:
         id, row, meta = changes[0]
-        if row == _GONE:
+        if row == NO_ROW:
             state.remove(id, lsn)
         else:
             state.put(id, row, lsn, meta)
-    elif changes[0][1] == _GONE:
-        state.remove_many([id for id, _, _ in changes], lsn)
-    else:
-        ids, rows, metas = zip(*changes, strict=True)
-        state.put_many(ids, rows, lsn, metas)
     state.advance(lsn)
 
 

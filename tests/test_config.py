@@ -58,6 +58,7 @@ def test_recovery_config_without_arguments_has_the_defaults_of_the_guide() -> No
     assert config.verify_checksums is True
     assert config.max_recovery_time_ms == 60_000
     assert config.skip_corrupted_entries is False
+    assert config.strict is False
     assert (config.workers, config.target) == (None, None)
 
 
@@ -171,6 +172,7 @@ RECOVERY_REFUSED = [
     ("data_dir", b"data"),
     ("verify_checksums", 1),
     ("skip_corrupted_entries", "yes"),
+    ("strict", 1),
     ("max_recovery_time_ms", 0),
     ("max_recovery_time_ms", -1),
     ("max_recovery_time_ms", 1000.0),
@@ -402,6 +404,11 @@ def test_preset_takes_overrides(name: str) -> None:
     assert preset == WalConfig(**GUIDE_BLOCKS[name] | {"wal_dir": "mine", "sync_interval_ms": 7, "dimension": 3})
     with pytest.raises(TypeError):
         getattr(WalConfig, name)(unknown=1)
+
+
+def test_strict_contradicts_leaving_damage_out() -> None:
+    with pytest.raises(WalConfigError, match="contradicts skip_corrupted_entries"):
+        RecoveryConfig(strict=True, skip_corrupted_entries=True)
 
 
 def test_every_other_config_block_of_the_guide_is_valid() -> None:

@@ -59,6 +59,8 @@ _APPEND = "tests/kernel/test_append.py::"
 _DURABILITY = "tests/log/test_durability.py::"
 _SEGMENTS = "tests/log/test_segments.py::"
 _STATE = "tests/state/test_state.py::"
+_TRANSACTIONS = "tests/manager/test_transactions.py::"
+_STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
 
 MUTANTS = [
     # -- the sync of the log, and `durable`
@@ -122,6 +124,7 @@ MUTANTS = [
         ("gate.poison",),
         "entries acknowledged by a second sync of pages that the first had failed to write",
         _one("log/gate.py", "self._u8[words.STATE] = words.STATE_POISONED", "pass"),
+        _STEPS + "test_sync_that_failed_is_not_tried_again_by_the_twin[py]",
     ),
     Mutant(
         "acknowledged_without_sync_c",
@@ -1220,14 +1223,20 @@ MUTANTS = [
         "transaction_without_commit_frame",
         ("log.commit",),
         "whole batches larger than a segment",
-        _one("log/log.py", "lsn = self.append_frame(Kind.COMMIT, 0, len(frames), txn, content)", "pass"),
+        _one(
+            "log/transaction.py",
+            "lsn = self._log.append_frame(Kind.COMMIT, 0, self._members, self._number, content)",
+            "lsn = self._log.cursor.published",
+        ),
     ),
     Mutant(
         "members_not_bound_to_their_commit",
         ("log.commit", "check.members"),
         "batches larger than a segment: recovery cannot tell their members",
         _one(
-            "log/log.py", "members_crc = zlib.crc32(self._checksum_at(start, attached), members_crc)", "members_crc = 0"
+            "log/transaction.py",
+            "self._members_crc = zlib.crc32(self._log.checksum_at(start_lsn, attached), self._members_crc)",
+            "pass",
         ),
         "store-py",
         seed=2,
@@ -1252,6 +1261,111 @@ MUTANTS = [
         "half a batch is replayed as if it were whole",
         _one("log/reader.py", "    if rows != commit.rows:", "    if False:"),
         _STEPS + "test_replay_of_half_a_transaction_is_refused",
+    ),
+    Mutant(
+        "open_transaction_not_kept",
+        ("log.transaction_kept",),
+        "the first members of a transaction that is open while the log is released",
+        _one("log/transaction.py", "self._spans[self._number] = (log.cursor.published, 0)", "pass"),
+        _TRANSACTIONS + "test_released_log_keeps_what_an_open_transaction_logged[py]",
+    ),
+    Mutant(
+        "committed_transaction_not_kept",
+        ("log.transaction_kept",),
+        "half a transaction that ends behind what is released",
+        _one(
+            "log/transaction.py", "self._spans[self._number] = (self._first_lsn, lsn)", "del self._spans[self._number]"
+        ),
+        _TRANSACTIONS + "test_released_log_keeps_a_transaction_that_ends_behind_it[py]",
+    ),
+    Mutant(
+        "abandoned_transaction_kept",
+        ("log.transaction_kept",),
+        "the disk: the log of a transaction that was rolled back is never let go of",
+        _one("log/transaction.py", "            self._spans.pop(self._number, None)", "            pass"),
+        _TRANSACTIONS + "test_what_is_not_committed_has_no_effect",
+    ),
+    Mutant(
+        "interrupted_commit_let_go_of",
+        ("log.transaction_kept",),
+        "the first members of a transaction whose commit stands in the log, though its thread was interrupted",
+        _one("log/transaction.py", "self._may_count = True  # should the thread be interrupted", "pass"),
+        _TRANSACTIONS + "test_interrupted_commit_may_count_and_so_keeps_its_log[py]",
+    ),
+    Mutant(
+        "open_transactions_not_in_the_budget",
+        ("log.transaction_kept",),
+        "the disk, beyond max_wal_size",
+        _one(
+            "log/keeper.py",
+            "self.over_budget = end - self.needed_lsn >",
+            "self.over_budget = end - self.released_lsn >",
+        ),
+        _TRANSACTIONS + "test_open_transaction_counts_within_the_budget_and_says_so[py]",
+    ),
+    Mutant(
+        "transaction_goes_on_after_an_uncounted_member",
+        ("transaction.whole",),
+        "the log: a commit that names fewer members than it holds stops recovery",
+        _one(
+            "transaction.py",
+            "            self.rollback()  # a member may stand in the log uncounted",
+            "            pass",
+        ),
+        _TRANSACTIONS + "test_interrupted_member_ends_the_transaction[py]",
+    ),
+    Mutant(
+        "members_logged_one_by_one",
+        ("transaction.whole",),
+        "all or nothing: a crash leaves half of a transaction",
+        _one(
+            "log/transaction.py",
+            "frame.rows, self._number, *frame[3:])",
+            "frame.rows, 0, *frame[3:])",
+        ),
+    ),
+    Mutant(
+        "commit_not_durable",
+        ("write.durable",),
+        "transactions whose commit had returned",
+        _one("transaction.py", "            self._log.make_durable(lsn)", "            pass"),
+        _TRANSACTIONS + "test_everything_in_a_transaction_shares_one_commit_and_one_sync",
+    ),
+    Mutant(
+        "transaction_conflict_not_seen",
+        ("transaction.seen",),
+        "what another writer wrote between a transaction's read and its commit",
+        _one(
+            "store.py",
+            "                if self._lsn_of(state, change.id) != change.seen_lsn:",
+            "                if False:",
+        ),
+        _STORE_TRANSACTIONS + "test_first_committer_wins",
+    ),
+    Mutant(
+        "conflict_with_an_unsynced_write_not_seen",
+        ("transaction.seen",),
+        "what another writer logged and had not synced yet",
+        _one("store.py", "            lsn, row, _ = latest\n", "            lsn, row = state.get(id).lsn, 0\n"),
+        _STORE_TRANSACTIONS + "test_write_that_waits_for_its_sync_is_a_conflict_too[py]",
+    ),
+    Mutant(
+        "reread_not_compared",
+        ("transaction.seen",),
+        "what another writer wrote between two reads of a transaction, of which the second is what it goes on from",
+        _one("transaction.py", "if self._seen.setdefault(id, lsn) != lsn:", "if self._seen.__setitem__(id, lsn):"),
+        _STORE_TRANSACTIONS + "test_reading_again_what_another_changed_is_refused_at_once",
+    ),
+    Mutant(
+        "deleted_and_inserted_again_is_an_update",
+        ("transaction.whole",),
+        "metadata that a transaction deleted comes back with a recovery",
+        _one(
+            "transaction.py",
+            "return Kind.UPDATE if self.seen_lsn and not self.renewed else Kind.INSERT",
+            "return Kind.UPDATE if self.seen_lsn else Kind.INSERT",
+        ),
+        _STORE_TRANSACTIONS + "test_renewed_id_keeps_nothing_of_what_it_was_after_a_kill[py]",
     ),
     # -- recovery of a store
     Mutant(
@@ -1331,7 +1445,7 @@ MUTANTS = [
         "vectors that an earlier process could not sync",
         _one("recovery/recover.py", "        matrix.rewrite(rows)\n", ""),
         "store-py",
-        seed=6,
+        seed=3,
     ),
     Mutant(
         "slot_trusted_after_failed_sync",

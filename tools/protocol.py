@@ -302,6 +302,7 @@ STEPS = (
             "manager.py WalManager.log_insert: self._log.make_durable(lsn)",
             "manager.py WalManager._log_row: self._log.make_durable(lsn)",
             "manager.py WalManager.log_batch: self._log.make_durable(lsn)",
+            "transaction.py WalTransaction.commit: self._log.make_durable(lsn)",
             "manager.py WalManager.sync: self._log.make_durable(self._log.cursor.published)",
             "store.py VectorStore._make_durable: self._log.make_durable(lsn)",
         ),
@@ -313,6 +314,9 @@ STEPS = (
     Step("log.closed", ("log/log.py Log.close: self._block[STATE + 1] =",)),
     Step("log.forked", ("log/log.py Log._forked: self._block[STATE + 2] =",)),
     Step("log.commit", ()),
+    Step("log.transaction_kept", ()),
+    Step("transaction.whole", ()),
+    Step("transaction.seen", ()),
     Step(
         "log.release",
         ("log/log.py Log.release: self.make_durable(lsn)", "manager.py WalManager.release: self._log.release(lsn)"),
@@ -679,7 +683,10 @@ STEPS = (
         "store.give_back",
         (
             "store.py VectorStore._log_row: state.give_back(row)",
-            "store.py VectorStore._log_many: state.give_back(*rows)",
+            (
+                "store.py VectorStore._log_batches: state.give_back(*(row for rows in taken for row in rows if row "
+                "!= NO_ROW))"
+            ),
         ),
     ),
 )

@@ -26,6 +26,7 @@ COMMANDS = {
     "completion": ("mmwal.cli.completion", "completion"),
     "control": ("mmwal.cli.control", "control"),
     "demo": ("mmwal.cli.demo.command", "demo"),
+    "drill": ("mmwal.cli.drill", "drill"),
     "dump": ("mmwal.cli.dump", "dump"),
     "inspect": ("mmwal.cli.inspect", "inspect"),
     "recover": ("mmwal.cli.recover", "recover"),

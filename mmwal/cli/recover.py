@@ -41,6 +41,7 @@ _PHASES = {"verify": "verifying the log", "copy": "copying vectors"}
 @click.option("--to-time", callback=moment, help="The same as of a time, such as 2026-01-31T12:00:00Z.")
 @click.option("--out", type=click.Path(path_type=str), help="A new directory for the store as of then.")
 @click.option("--skip-corrupted", is_flag=True, help="Leave damaged entries out. Loses data; says which.")
+@click.option("--strict", is_flag=True, help="Refuse a log whose last write was cut short, and change nothing.")
 @click.option("--max-time-ms", type=click.IntRange(1), help="Give up, with nothing changed, if reading takes longer.")
 @json_option
 @kernel_option
@@ -54,6 +55,7 @@ def recover(
     to_time: int | None,
     out: str | None,
     skip_corrupted: bool,
+    strict: bool,
     max_time_ms: int | None,
     as_json: bool,
     kernel: KernelName | None,
@@ -65,26 +67,26 @@ def recover(
     Exit codes: 0 recovered, 1 it failed (locked, no space, over its time), 2 the command line is wrong, 3 durable data
     is damaged and nothing was changed.
     """
-    _check_past(to_lsn, to_time, out, dry_run=dry_run, skip_corrupted=skip_corrupted)
-    wal_dir, data_dir = _places(path, wal_dir, data_dir)
+    _check_past(to_lsn, to_time, out, dry_run=dry_run, skip_corrupted=skip_corrupted, strict=strict)
+    wal_dir, data_dir = places(path, wal_dir, data_dir)
     if out is not None:
         check_out(out, wal_dir, data_dir)
     if to_time is not None:
         to_lsn = position_of(wal_dir, data_dir, to_time, kernel)
     losses: list[str] = []
     if to_lsn is not None:
-        with _opened(wal_dir, data_dir, workers, max_time_ms, kernel, to_lsn) as store:
+        with opened(wal_dir, data_dir, workers, max_time_ms, kernel, to_lsn) as store:
             stats: mmwal.RecoveryStats | None = store.recovery_stats
             if out is not None:
                 write_new(store, wal_dir, out, kernel)
     elif dry_run:
         stats, losses = _would_be(wal_dir, data_dir, workers, skip_corrupted, max_time_ms, kernel)
     else:
-        stats = _recovered(wal_dir, data_dir, workers, skip_corrupted, max_time_ms, kernel)
+        stats = _recovered(wal_dir, data_dir, workers, skip_corrupted, strict, max_time_ms, kernel)
     if as_json:
         found = stats.to_dict() if stats is not None else None
-        places = {"wal_dir": wal_dir, "data_dir": data_dir, "target_lsn": to_lsn, "out": out}
-        print_json({"dry_run": dry_run, **places, "stats": found, "losses": losses})
+        where = {"wal_dir": wal_dir, "data_dir": data_dir, "target_lsn": to_lsn, "out": out}
+        print_json({"dry_run": dry_run, **where, "stats": found, "losses": losses})
         return OK
     if to_lsn is not None:
         click.echo(f"as of LSN {to_lsn}" + (f", written to {out} as a new store" if out is not None else ""))
@@ -98,7 +100,7 @@ def recover(
 
 
 def _check_past(
-    to_lsn: int | None, to_time: int | None, out: str | None, *, dry_run: bool, skip_corrupted: bool
+    to_lsn: int | None, to_time: int | None, out: str | None, *, dry_run: bool, skip_corrupted: bool, strict: bool
 ) -> None:
     """Raises `click.UsageError` for options that contradict each other."""
     if to_lsn is not None and to_time is not None:
@@ -110,11 +112,16 @@ def _check_past(
         )
     if out is not None and not is_past:
         raise click.UsageError("--out goes with --to-lsn or --to-time")
+    if strict and (is_past or dry_run or skip_corrupted):
+        raise click.UsageError(
+            "--strict is for a recovery to the end of a whole log: without --skip-corrupted, --dry-run or a past"
+        )
     if is_past and skip_corrupted:
         raise click.UsageError("--skip-corrupted goes with a recovery to the end of the log only")
 
 
-def _places(path: str | None, wal_dir: str | None, data_dir: str | None) -> tuple[str, str]:
+def places(path: str | None, wal_dir: str | None, data_dir: str | None) -> tuple[str, str]:
+    """Returns the directories of a store's log and data. Raises `click.UsageError`, `StoreMissingError`."""
     if (path is None) == (wal_dir is None):
         raise click.UsageError("give the directory of the store, or --wal-dir and --data-dir")
     found_wal, found_data = directories(path if path is not None else str(wal_dir), data_dir)
@@ -131,6 +138,7 @@ def _recovered(
     data_dir: str,
     workers: int | None,
     skip_corrupted: bool,
+    strict: bool,
     max_time_ms: int | None,
     kernel: KernelName | None,
 ) -> mmwal.RecoveryStats:
@@ -139,6 +147,7 @@ def _recovered(
         data_dir=data_dir,
         workers=workers,
         skip_corrupted_entries=skip_corrupted,
+        strict=strict,
         max_recovery_time_ms=max_time_ms,
         kernel=kernel,
     )
@@ -149,7 +158,7 @@ def _recovered(
 
 
 @contextmanager
-def _opened(
+def opened(
     wal_dir: str,
     data_dir: str,
     workers: int | None,
@@ -185,7 +194,7 @@ def _would_be(
     """Returns what a recovery would report, and what it would leave out."""
     disk = default_disk()
     try:
-        with _opened(wal_dir, data_dir, workers, max_time_ms, kernel) as store:
+        with opened(wal_dir, data_dir, workers, max_time_ms, kernel) as store:
             return store.recovery_stats, []
     except mmwal.DamageError:
         control = open_control(disk, wal_dir)

@@ -75,11 +75,11 @@ static bool get_rows(PyObject *object, Py_buffer *view, int flags)
     return get_items(object, view, "int64", 8, "ql", flags);
 }
 
-static bool rows_in_range(const Py_buffer *rows)
+static bool rows_in_range(const Py_buffer *rows, int64_t least)
 {
     const int64_t *row = rows->buf;
     for (Py_ssize_t i = 0; i < rows->shape[0]; i++)
-        if (row[i] < 0 || row[i] >= MM_ROWS_MAX) {
+        if (row[i] < least || row[i] >= MM_ROWS_MAX) {
             PyErr_Format(PyExc_ValueError, "row %lld is out of range", (long long)row[i]);
             return false;
         }
@@ -217,7 +217,7 @@ static PyObject *directory_forget(PyObject *object, PyObject *given)
     Py_buffer rows;
     if (!get_rows(given, &rows, 0))
         return NULL;
-    const bool sound = rows_in_range(&rows);
+    const bool sound = rows_in_range(&rows, 0);
     for (Py_ssize_t i = 0; sound && i < rows.shape[0]; i++)
         mm_forget_row(&((Directory *)object)->directory, ((const int64_t *)rows.buf)[i]);
     PyBuffer_Release(&rows);
@@ -234,7 +234,8 @@ static PyObject *directory_put_block(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*y*OO:put_block", &ids, &meta, &rows_given, &before_given))
         return NULL;
     bool done = false;
-    if (get_rows(rows_given, &rows, 0) && get_rows(before_given, &before, PyBUF_WRITABLE) && rows_in_range(&rows)) {
+    if (get_rows(rows_given, &rows, 0) && get_rows(before_given, &before, PyBUF_WRITABLE) &&
+        rows_in_range(&rows, MM_NO_ROW)) {
         const uint64_t count = (uint64_t)rows.shape[0];
         if ((uint64_t)before.shape[0] != count)
             PyErr_Format(PyExc_ValueError, "%zd places for %zd rows", before.shape[0], rows.shape[0]);
@@ -247,7 +248,12 @@ static PyObject *directory_put_block(PyObject *object, PyObject *args)
                 const mm_id id = mm_next_id(&names);
                 uint32_t size = 0;
                 const uint8_t *bytes = mm_next_metadata(&said, &size);
-                done = mm_put_id(self, &id, ((const int64_t *)rows.buf)[i], bytes, size, (int64_t *)before.buf + i);
+                const int64_t row = ((const int64_t *)rows.buf)[i];
+                int64_t *was = (int64_t *)before.buf + i;
+                if (row == MM_NO_ROW)
+                    *was = mm_pop_id(self, &id);
+                else
+                    done = mm_put_id(self, &id, row, bytes, size, was);
             }
             if (!done)
                 PyErr_NoMemory();

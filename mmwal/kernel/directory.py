@@ -26,7 +26,15 @@ from mmwal.format.frame import (
     unpack_ids,
     unpack_metadata,
 )
-from mmwal.kernel.interface import FROM_MATRIX, NOT_TAKEN, REPLAY_CONTRADICTS, REPLAY_DONE, REPLAY_SHAPE, ROWS_MAX
+from mmwal.kernel.interface import (
+    FROM_MATRIX,
+    NO_ROW,
+    NOT_TAKEN,
+    REPLAY_CONTRADICTS,
+    REPLAY_DONE,
+    REPLAY_SHAPE,
+    ROWS_MAX,
+)
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -50,7 +58,8 @@ class Directory:
 
     def get(self, id: object, /) -> int | None:
         """Returns the row of an id, or None."""
-        return self._rows.get(id) if type(id) is str or type(id) is int else None
+        row = self._rows.get(id) if type(id) is str or type(id) is int else None
+        return None if row == NO_ROW else row
 
     def put(self, id: str | int, row: int, metadata: bytes | None, /) -> int | None:
         """Lets an id stand in a row; returns the row in which it stood until then, or None."""
@@ -83,18 +92,22 @@ class Directory:
             self._forget(row)
 
     def put_block(self, ids: Any, metadata: Any, rows: I64, before: I64, /) -> None:
-        """Puts many ids in one step."""
-        numbers = _numbers(rows)
+        """Puts many ids, or takes them out, in one step."""
+        numbers = _numbers(rows, NO_ROW)
         if len(before) != len(numbers):
             raise ValueError(f"{len(before)} places for {len(numbers)} rows")
         names = unpack_ids(memoryview(ids), len(numbers))
         said = unpack_metadata(memoryview(metadata), len(numbers))
         fresh: dict[str | int, int] = {}
         for index, (id, meta, row) in enumerate(zip(names, said, numbers, strict=True)):
-            self._name(row, id, meta)
-            before[index] = fresh.get(id, self._rows.get(id, -1))
+            if row != NO_ROW:
+                self._name(row, id, meta)
+            before[index] = fresh.get(id, self._rows.get(id, NO_ROW))
             fresh[id] = row
-        self._rows.update(fresh)
+        self._rows.update(fresh)  # one step: from here on nobody finds an id without a row
+        for id, row in fresh.items():
+            if row == NO_ROW:
+                del self._rows[id]
 
     def find_block(self, ids: Any, out: I64, /) -> None:
         """Writes the row of each id, -1 for one that is not there."""
@@ -231,8 +244,8 @@ def _row(row: int) -> int:
     return row
 
 
-def _numbers(rows: I64) -> list[int]:
+def _numbers(rows: I64, least: int = 0) -> list[int]:
     numbers: list[int] = rows.tolist()
-    if numbers and not 0 <= min(numbers) <= max(numbers) < ROWS_MAX:
+    if numbers and not least <= min(numbers) <= max(numbers) < ROWS_MAX:
         raise ValueError("a row is out of range")
     return numbers

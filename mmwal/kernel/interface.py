@@ -57,6 +57,7 @@ SCAN_FULL = 4  # the output is full: call again from the stop position
 
 # Rows of the directory, and what a replay notes of one.
 ROWS_MAX = (1 << 32) - 1
+NO_ROW = -1  # of an id that is not there
 NOT_TAKEN, FROM_MATRIX, FROM_EXTENT = 0, 1, 2  # an origin: none, the matrix, the first extent
 
 # Why a replay stopped.
@@ -150,9 +151,11 @@ class Directory(Protocol):
         """Lets the names and metadata of rows go."""
 
     def put_block(self, ids: Any, metadata: Any, rows: npt.NDArray[np.int64], before: npt.NDArray[np.int64], /) -> None:
-        """Puts a block of ids with a block of metadata (b"": none has any) into rows, no two of them the same.
+        """Puts a block of ids with a block of metadata (b"": none has any) into rows, no two of them the same; takes
+        those out whose row is `NO_ROW`.
 
-        The row in which each id stood until then goes to ``before``: -1, or that of an earlier place of the block.
+        The row in which each id stood until then goes to ``before``: `NO_ROW`, or that of an earlier place of the
+        block.
         """
 
     def find_block(self, ids: Any, out: npt.NDArray[np.int64], /) -> None:

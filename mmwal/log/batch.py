@@ -6,21 +6,24 @@ it is larger than a segment. Not here: the hot path itself (`manager.py`, `store
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import normalize_matrix, normalize_vector
-from mmwal.errors import EntryTooLargeError, IdTypeError
-from mmwal.format.frame import HEADER_BYTES, align, encode_id, pack_ids, pack_metadata
+from mmwal.entry import Operation, normalize_matrix, normalize_vector
+from mmwal.errors import DuplicateIdError, EntryTooLargeError, IdTypeError, VectorError
+from mmwal.format.frame import HEADER_BYTES, Kind, align, encode_id, pack_ids, pack_metadata
+from mmwal.format.metadata import encode_metadata
 from mmwal.kernel.interface import CONVERT, DTYPES, NONFINITE, TOO_LARGE
+from mmwal.log.transaction import Frame
 
 if TYPE_CHECKING:
     from mmwal.log.log import Log
 
 _ROW_BYTES = 8  # the two table entries of a row
+_KINDS = {"insert": Kind.INSERT, "update": Kind.UPDATE, "delete": Kind.DELETE, "upsert": Kind.UPSERT}
 
 
 def finish_row(
@@ -66,6 +69,18 @@ def check_fits(log: Log, id: Any, vector_bytes: int, metadata: bytes | None) -> 
         raise EntryTooLargeError(frame_bytes, log.frame_bytes_max)
 
 
+def checked_row(
+    log: Log, id: Any, vector: Any, metadata: bytes | None, dimension: int | None = None
+) -> npt.NDArray[Any] | None:
+    """Returns a copy of a row's vector as the log's dtype, None for none. Raises `VectorError`, and as `check_fits`."""
+    row = None
+    if vector is not None:
+        dtype = DTYPES[log.identity.dtype]
+        row = normalize_vector(vector, dtype, dimension or log.dimension, not log.check_finite).copy()
+    check_fits(log, id, row.nbytes if row is not None else 0, metadata)
+    return row
+
+
 def plain_id(id: Any) -> str | int:
     """Returns an id as exactly a str or an int. Raises `IdTypeError` or `IdError`."""
     encode_id(id)
@@ -78,6 +93,35 @@ def plain_ids(ids: Any) -> list[str | int]:
         raise IdTypeError(f"ids {ids!r} is one {type(ids).__name__}; pass a sequence of ids")
     listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return listed if set(map(type, listed)) <= {str, int} else [plain_id(id) for id in listed]
+
+
+def distinct_ids(ids: Any) -> list[str | int]:
+    """Returns `plain_ids`, each of them once. Raises `DuplicateIdError`; `ValueError` where there is none."""
+    plain = plain_ids(ids)
+    if not plain:
+        raise ValueError("ids is empty: pass at least one")
+    if len(set(plain)) != len(plain):
+        seen: set[str | int] = set()
+        raise DuplicateIdError(next(id for id in plain if id in seen or seen.add(id)))  # type: ignore[func-returns-value]
+    return plain
+
+
+def unwrap(item: Any, metadata: Any) -> tuple[Any, Any, Any]:
+    """Returns id, vector and metadata of an object that carries them. Raises `TypeError`."""
+    if hasattr(item, "id") and hasattr(item, "vector"):
+        return item.id, item.vector, getattr(item, "metadata", None) if metadata is None else metadata
+    raise TypeError(
+        f"log_insert() of a {type(item).__name__} alone: pass an id and a vector, or an object with both as attributes"
+    )
+
+
+def encode_many(metadata: Sequence[Mapping[str, Any] | None] | None, rows: int) -> list[bytes | None] | None:
+    """Returns the metadata of a batch as bytes. Raises `ValueError` where the lengths differ, `MetadataError`."""
+    if metadata is None:
+        return None
+    if len(metadata) != rows:
+        raise ValueError(f"metadata has {len(metadata)} items for {rows} ids; pass one for each id, or None")
+    return [encode_metadata(item) if item is not None else None for item in metadata]
 
 
 def plain_matrix(log: Log, vectors: Any, rows: int, dimension: int | None = None) -> npt.NDArray[Any]:
@@ -100,50 +144,80 @@ def plain_matrix(log: Log, vectors: Any, rows: int, dimension: int | None = None
     return normalize_matrix(vectors, rows, dtype, expected, not log.check_finite)
 
 
-def append_rows(
-    log: Log,
-    kind: int,
-    ids: Sequence[str | int],
-    vectors: npt.NDArray[Any] | None,
-    metadata: Sequence[bytes | None] | None,
-) -> int:
-    """Logs rows that count together or not at all; returns their LSN.
+class Batch(NamedTuple):
+    """Rows of one kind: ids, their vectors as a C-contiguous (n, d) array of the log's dtype or None, and their
+    metadata as bytes or None."""
 
-    ``vectors`` is a C-contiguous (n, d) array of the log's dtype, or None. Raises `IdError`, `IdTypeError`,
-    `EntryTooLargeError` (one row alone does not fit), all before anything is logged, and what `Log.settle` raises.
+    kind: int
+    ids: Sequence[str | int]
+    vectors: npt.NDArray[Any] | None
+    metadata: Sequence[bytes | None] | None
+
+
+def checked_batch(
+    log: Log,
+    ids: Any,
+    vectors: Any,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+    operation: Operation,
+) -> Batch:
+    """Returns what a caller passed as a batch; its vectors are the caller's own where they can be.
+
+    Raises `IdTypeError`, `IdError`, `VectorError`, `MetadataError`; `ValueError` for an unknown operation, for no ids
+    or for lengths that differ.
     """
-    id_block = pack_ids(ids)
-    metadata_block = pack_metadata(metadata) if metadata is not None else b""
-    payload_bytes = vectors.nbytes if vectors is not None else 0
-    dtype = log.identity.dtype if vectors is not None else 0
-    whole = align(HEADER_BYTES + payload_bytes + len(id_block) + len(metadata_block))
-    if whole <= log.frame_bytes_max:
-        payload = vectors.reshape(-1) if vectors is not None else None
-        return log.append_frame(kind, dtype, len(ids), 0, payload, id_block, metadata_block or None)
-    return log.append_transaction(list(_pieces(log, kind, dtype, ids, vectors, metadata)))
+    if operation not in _KINDS:
+        raise ValueError(f"operation={operation!r}: must be one of {', '.join(_KINDS)}")
+    kind = _KINDS[operation]
+    plain = plain_ids(ids)
+    if not plain:
+        raise ValueError("ids is empty: a batch has at least one row")
+    if (vectors is None) != (kind == Kind.DELETE):
+        raise VectorError(f"a batch of {operation}s {'takes no' if kind == Kind.DELETE else 'needs'} vectors")
+    matrix = plain_matrix(log, vectors, len(plain)) if vectors is not None else None
+    return Batch(kind, plain, matrix, encode_many(metadata, len(plain)))
 
 
-def _pieces(
-    log: Log,
-    kind: int,
-    dtype: int,
-    ids: Sequence[str | int],
-    vectors: npt.NDArray[Any] | None,
-    metadata: Sequence[bytes | None] | None,
-) -> Iterator[tuple[int, int, int, Any, Any, Any]]:
-    for start, stop in _cuts(log, ids, vectors, metadata):
-        payload = vectors[start:stop].reshape(-1) if vectors is not None else None
-        block = pack_metadata(metadata[start:stop]) if metadata is not None else b""
-        yield kind, dtype, stop - start, payload, pack_ids(ids[start:stop]), block or None
+def append_batches(log: Log, batches: Sequence[Batch]) -> int:
+    """Logs batches that count together or not at all; returns their LSN.
+
+    Raises `IdError`, `IdTypeError`, `EntryTooLargeError` (one row alone does not fit), all before anything is logged,
+    and what `Log.settle` raises.
+    """
+    return append_frames(log, [frame for batch in batches for frame in frames_of(log, batch)])
 
 
-def _cuts(
-    log: Log,
-    ids: Sequence[str | int],
-    vectors: npt.NDArray[Any] | None,
-    metadata: Sequence[bytes | None] | None,
-) -> Iterator[tuple[int, int]]:
+def append_frames(log: Log, frames: Sequence[Frame]) -> int:
+    """Logs frames that count together or not at all; returns their LSN. One alone needs no commit frame."""
+    if len(frames) > 1:
+        return log.append_transaction(frames)
+    kind, dtype, rows, *blocks = frames[0]
+    return log.append_frame(kind, dtype, rows, 0, *blocks)
+
+
+def frames_of(log: Log, batch: Batch) -> list[Frame]:
+    """Returns a batch as one frame, or as several where it does not fit into one. Raises as `append_batches`."""
+    whole = _frame_of(log, batch, 0, len(batch.ids))
+    if whole.size <= log.frame_bytes_max:
+        return [whole]
+    return [_frame_of(log, batch, start, stop) for start, stop in _cuts(log, batch)]
+
+
+def _frame_of(log: Log, batch: Batch, start: int, stop: int) -> Frame:
+    kind, ids, vectors, metadata = batch
+    return Frame(
+        kind,
+        log.identity.dtype if vectors is not None else 0,
+        stop - start,
+        vectors[start:stop].reshape(-1) if vectors is not None else None,
+        pack_ids(ids[start:stop]),
+        (pack_metadata(metadata[start:stop]) if metadata is not None else b"") or None,
+    )
+
+
+def _cuts(log: Log, batch: Batch) -> Iterator[tuple[int, int]]:
     """Yields ranges of rows, each as long as fits into a frame."""
+    _, ids, vectors, metadata = batch
     room = log.frame_bytes_max - HEADER_BYTES
     vector_bytes = vectors.nbytes // len(ids) if vectors is not None else 0
     start = filled = 0

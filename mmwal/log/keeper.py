@@ -115,7 +115,15 @@ class Keeper:
     @property
     def live_bytes(self) -> int:
         """Bytes of the log that replay would need."""
-        return self._cursor.reserved - self.released_lsn
+        return self._cursor.reserved - self.needed_lsn
+
+    @property
+    def needed_lsn(self) -> int:
+        """Where the log begins that somebody needs: the released LSN, or an earlier one of a transaction that is open
+        or ends behind it."""
+        released_lsn = self.released_lsn
+        spans = self.transactions.copy().values()
+        return min([released_lsn, *(first for first, commit in spans if not 0 < commit <= released_lsn)])
 
     @property
     def prepared_bytes(self) -> int:
@@ -208,7 +216,7 @@ class Keeper:
             if number > active + self._runway_segments or number - min(self._attached) >= RING_SLOTS - 1:
                 return
             end = (number + 1) * size
-            self.over_budget = end - self.released_lsn > self.live_bytes_max
+            self.over_budget = end - self.needed_lsn > self.live_bytes_max
             if self.over_budget:
                 if end - self._cursor.reserved <= self.live_bytes_max:  # else no checkpoint could make room for it
                     self.on_pressure()

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from mmwal.errors import (
     WalClosedError,
     WalFullError,
 )
-from mmwal.format.frame import COMMIT, HEADER_BYTES, Kind, align
+from mmwal.format.frame import Kind
 from mmwal.format.segment import data_end, data_start, frame_bytes_max
 from mmwal.kernel.interface import (
     ATTENTION,
@@ -47,6 +46,7 @@ from mmwal.log.control import INCARNATION_SHIFT, LogControl
 from mmwal.log.gate import PythonGate
 from mmwal.log.keeper import Keeper
 from mmwal.log.segment import Predecessor, Segment, SegmentInfo, open_segment, prepare_segment, segment_name
+from mmwal.log.transaction import COMMIT_BYTES, Frame, LogTransaction
 
 if TYPE_CHECKING:
     from mmwal.disk.interface import Worker
@@ -193,32 +193,37 @@ class Log:
         lsn = attempt()
         return lsn if 0 < lsn <= self.segment_end_lsn else self.settle(lsn, attempt)
 
-    def append_transaction(self, frames: list[tuple[int, int, int, Any, Any, Any]]) -> int:
-        """Logs frames (kind, dtype, rows, payload, ids, metadata) that count together or not at all.
+    def append_transaction(self, frames: Sequence[Frame]) -> int:
+        """Logs frames that count together or not at all.
 
         Returns the LSN of the commit frame, which is the LSN of every row in them. Raises as `settle`; what was
         logged before the commit frame then counts for nothing.
         """
-        self._check_room([align(HEADER_BYTES + sum(map(_size, frame[3:]))) for frame in frames])
-        txn = self.new_transaction()
-        first_lsn = rows_total = members_crc = 0
-        spans = self.keeper.transactions
-        spans[txn] = (self.cursor.published, 0)
+        self._check_room([frame.size for frame in frames])
+        transaction = LogTransaction(self)
         try:
-            for kind, dtype, rows, payload, ids, metadata in frames:
-                attached = self._attached.copy()
-                lsn = self.append_frame(kind, dtype, rows, txn, payload, ids, metadata)
-                start = lsn - align(HEADER_BYTES + sum(map(_size, (payload, ids, metadata))))
-                first_lsn = first_lsn or start
-                rows_total += rows
-                members_crc = zlib.crc32(self._checksum_at(start, attached), members_crc)
-            content = COMMIT.pack(first_lsn=first_lsn, rows=rows_total, members_crc=members_crc, reserved=0)
-            lsn = self.append_frame(Kind.COMMIT, 0, len(frames), txn, content)
+            for frame in frames:
+                transaction.append(frame)
+            return transaction.commit()
         except BaseException:
-            del spans[txn]
+            transaction.abandon()
             raise
-        spans[txn] = (first_lsn, lsn)
-        return lsn
+
+    def attached(self) -> dict[int, Segment]:
+        """Returns the segments that are attached now; for `checksum_at`."""
+        return self._attached.copy()
+
+    def checksum_at(self, start_lsn: int, attached: dict[int, Segment]) -> bytes:
+        """Returns the checksum of a frame, from the mapping unless the segment came and went during the append."""
+        number, offset = divmod(start_lsn, self.segment_bytes)
+        segment = self._attached.get(number) or attached.get(number)
+        if segment is not None:
+            return bytes(segment.view[offset + 8 : offset + 12])
+        file = self._disk.open(f"{self.wal_dir}/{segment_name(number)}", writable=False)
+        try:
+            return file.read(offset + 8, 4)
+        finally:
+            file.close()
 
     def _check_room(self, lengths: list[int]) -> None:
         """Refuses a batch before its first frame where its last one would not find a segment.
@@ -227,7 +232,7 @@ class Log:
         """
         size, budget = self.segment_bytes, self.keeper.live_bytes_max
         reserved = end = self.cursor.reserved
-        for length in [*lengths, align(HEADER_BYTES + COMMIT.size)]:
+        for length in [*lengths, COMMIT_BYTES]:
             number = end // size
             if end + length > data_end(number, size):
                 end = data_start(number + 1, size)
@@ -242,7 +247,7 @@ class Log:
                 "segments; nothing was logged. Split it, or raise max_wal_size",
                 errno.ENOSPC,
             )
-        if self.has_owner and stop - self.keeper.released_lsn > budget:
+        if self.has_owner and stop - self.keeper.needed_lsn > budget:
             raise NoRoomForBatch
 
     def new_transaction(self) -> int:
@@ -308,7 +313,7 @@ class Log:
             return WalFullError(
                 f"{self.keeper.live_bytes:,} live bytes leave no room for another segment within max_wal_size, and "
                 f"nothing was released in {self._append_timeout_s:g} s; nothing was logged. Take a checkpoint, call "
-                "release(), or raise max_wal_size",
+                "release(), end the transactions that are open, or raise max_wal_size",
                 errno.ENOSPC,
             )
         return WalFullError(
@@ -506,19 +511,3 @@ class Log:
 
     def _forked(self) -> None:
         self._block[STATE + 2] = 1
-
-    def _checksum_at(self, start_lsn: int, attached: dict[int, Segment]) -> bytes:
-        """Returns the checksum of a frame, from the mapping unless the segment came and went during the append."""
-        number, offset = divmod(start_lsn, self.segment_bytes)
-        segment = self._attached.get(number) or attached.get(number)
-        if segment is not None:
-            return bytes(segment.view[offset + 8 : offset + 12])
-        file = self._disk.open(f"{self.wal_dir}/{segment_name(number)}", writable=False)
-        try:
-            return file.read(offset + 8, 4)
-        finally:
-            file.close()
-
-
-def _size(block: Any) -> int:
-    return 0 if block is None else memoryview(block).nbytes

@@ -35,6 +35,10 @@ class ReadOnlyLog(Unlogged):
         """Raises as `append`."""
         raise self.refusal()
 
+    def append_transaction(self, *_: Any) -> NoReturn:
+        """Raises as `append`."""
+        raise self.refusal()
+
     def make_durable(self, lsn: int, timeout_s: float | None = None) -> NoReturn:
         """Raises as `append`."""
         raise self.refusal()

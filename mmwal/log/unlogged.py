@@ -69,6 +69,10 @@ class Unlogged:
         """As `Log.append_frame`: returns the next LSN."""
         return self._next()
 
+    def append_transaction(self, *_: Any) -> int:
+        """As `Log.append_transaction`: returns the next LSN."""
+        return self._next()
+
     def settle(self, result: int, attempt: Any) -> int:
         """Never has anything to wait for."""
         return result

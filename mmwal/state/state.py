@@ -32,7 +32,7 @@ from mmwal import kernel as kernels
 from mmwal.entry import Id
 from mmwal.errors import WalFullError
 from mmwal.format.frame import pack_ids, pack_metadata
-from mmwal.kernel.interface import Directory
+from mmwal.kernel.interface import NO_ROW, Directory
 from mmwal.state.limbo import STEP_ROWS, Limbo
 from mmwal.state.matrix import RowMatrix
 from mmwal.state.pins import Pins
@@ -134,27 +134,24 @@ class State:
     def put_many(
         self, ids: Sequence[Id], taken: Sequence[int], lsn: int, metadata: Sequence[bytes | None] | None
     ) -> None:
-        """Puts many ids; of an id that comes twice the last one counts. All ids turn over in one step.
+        """Puts many ids, and removes those whose row is `NO_ROW`; of an id that comes twice the last one counts. All
+        ids turn over in one step.
 
         ``metadata`` None: none has any.
         """
         places = np.array(taken, np.int64)
         before = np.empty(len(places), np.int64)
-        self.rows.born[places] = lsn
-        self.rows.died[places] = NEVER
+        fresh = places[places != NO_ROW]
+        self.rows.born[fresh] = lsn
+        self.rows.died[fresh] = NEVER
         said = b"" if metadata is None else pack_metadata(metadata)
         self.directory.put_block(pack_ids(ids), said, places, before)
-        self._note(places)
-        self._end_lives(before[before >= 0], lsn)
+        self._note(fresh)
+        self._end_lives(before[before != NO_ROW], lsn)
 
     def remove(self, id: Id, lsn: int) -> None:
         """Ends the life of ``id`` at ``lsn``. Raises `KeyError` where it is not alive."""
         self._die(self.directory.pop(id), lsn)
-
-    def remove_many(self, ids: Sequence[Id], lsn: int) -> None:
-        """Removes many ids. Raises `KeyError` at the first that is not alive."""
-        for id in ids:
-            self._die(self.directory.pop(id), lsn)
 
     def advance(self, lsn: int) -> None:
         """Lets everything up to ``lsn`` be seen: the frame that ends there is applied whole."""

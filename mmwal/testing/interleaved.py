@@ -30,7 +30,7 @@ from mmwal.format.frame import Kind
 from mmwal.format.metadata import encode_metadata
 from mmwal.kernel import reference
 from mmwal.kernel.interface import SETTLE
-from mmwal.log.batch import append_rows
+from mmwal.log.batch import Batch, append_batches
 from mmwal.log.log import Log
 from mmwal.testing.explorer import Pace
 from mmwal.testing.model import Group, Model, Rows
@@ -407,7 +407,7 @@ class WritersSession(LogSession):
         )
         log, packed = self.log, encode_metadata(metadata)
         if count > 1:
-            return rows, lambda: append_rows(log, kind, ids, vectors, [packed] * count)
+            return rows, lambda: append_batches(log, [Batch(kind, ids, vectors, [packed] * count)])
         vector = vectors[0] if vectors is not None else None
 
         def attempt() -> int:

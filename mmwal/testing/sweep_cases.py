@@ -33,6 +33,7 @@ from mmwal.testing.model import Found, Group, Model
 from mmwal.testing.simulator import SimulatedDisk
 from mmwal.testing.target_log import new_identity, rows_of
 from mmwal.testing.target_store import StoreFound, StoreModel
+from mmwal.transaction import HELD_BYTES_MAX, WalTransaction
 
 WAL, DATA = "/store/wal", "/store/data"
 DIMENSION = 64
@@ -615,6 +616,49 @@ def _log(operation: str, count: int = 1, **options: Any) -> Callable[[LogScene],
     return lambda scene: scene.promised(scene.put(operation, count, **options), options.get("durable", False))
 
 
+def _transaction(new: int) -> Callable[[StoreScene], None]:
+    """New rows, a known one changed and another deleted, as one; on the way, rows that come and go."""
+
+    def run(scene: StoreScene) -> None:
+        ids, matrix = scene.new_ids(new), scene.vectors(new + 1)
+        changed, deleted = scene.known(2)
+        kept = scene.model.states[-1][0][changed][1]
+        rows = [(id, matrix[row].tobytes(), None) for row, id in enumerate(ids)]
+        rows += [(changed, matrix[new].tobytes(), kept), (deleted, None, None)]
+
+        def act() -> int:
+            with scene.handle.transaction() as txn:
+                txn.insert_many([*ids, "fleeting"], np.concatenate((matrix[:new], matrix[:1])))
+                txn.delete("fleeting")
+                txn.update(changed, matrix[new])
+                txn.delete(deleted)
+                return int(txn.commit())
+
+        scene.promised(scene.call(rows, act), True)
+
+    return run
+
+
+def _log_transaction(count: int, held_bytes_max: int) -> Callable[[LogScene], None]:
+    def run(scene: LogScene) -> None:
+        ids, matrix = [f"t{row:04}" for row in range(count)], scene.vectors(count)
+        rows = [("insert", id, matrix[row].tobytes(), None) for row, id in enumerate(ids)]
+        rows.append(("delete", "gone", None, None))
+
+        def act() -> int:
+            with WalTransaction(scene.log, each_durable=False, held_bytes_max=held_bytes_max) as txn:
+                for id, vector in zip(ids, matrix, strict=True):
+                    txn.log_insert(id, vector)
+                txn.log_delete("gone")
+                return txn.commit()
+
+        scene.promised(scene.call(rows, act), True)
+        spans = scene.log.keeper.transactions.values()
+        require(all(commit_lsn for _, commit_lsn in spans), "a transaction that ended is kept as an open one")
+
+    return run
+
+
 def _sync(scene: Scene) -> None:
     last = max((group.lsn for group in scene.model.groups), default=0)
     durable_lsn = scene.handle.sync()
@@ -776,6 +820,8 @@ OPERATIONS = [
     _store_write("update_many", "update_many", _put("update", 3, known=True)),
     _store_write("upsert_many", "upsert_many", _put("upsert", 3, metadata=True)),
     _store_write("delete_many", "delete_many", _put("delete", 3, known=True, durable=True)),
+    _store_write("transaction", "transaction", _transaction(3), "midlife", *_DURABLE),
+    _store_write("transaction large", "transaction", _transaction(LARGE_ROWS), "midlife", "no runway"),
     _store("sync", "VectorStore.sync StoreWal.sync", _sync, (SyncFailedError,), *_OTHERS),
     _store(
         "wait_durable", "VectorStore.wait_durable StoreWal.wait_durable", _wait_durable, (SyncFailedError,), *_OTHERS
@@ -830,6 +876,11 @@ OPERATIONS = [
     _alone("log_delete", "WalManager.log_delete", _log("delete", durable=True), *_DURABLE),
     _alone("log_batch", "WalManager.log_batch", _log("upsert", 3), *_DURABLE),
     _alone("log_batch large", "WalManager.log_batch", _log("insert", LARGE_ROWS, durable=True), "midlife", "no runway"),
+    _alone("transaction", "WalManager.begin_transaction", _log_transaction(3, HELD_BYTES_MAX), "midlife", "no runway"),
+    _alone("transaction logged", "WalManager.begin_transaction", _log_transaction(6, 1), "midlife", *_DURABLE),
+    _alone(
+        "transaction large", "WalManager.begin_transaction", _log_transaction(LARGE_ROWS, 2048), "midlife", "no runway"
+    ),
     _alone("sync", "WalManager.sync", _sync, *_OTHERS),
     _alone("wait_durable", "WalManager.wait_durable", _wait_durable, *_OTHERS),
     Operation("log", "release", ("WalManager.release",), _release, (SyncFailedError,), never=("fresh",)),

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import posixpath
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmwal.entry import WalEntry
+from mmwal.entry import Operation, WalEntry
 from mmwal.errors import OpenError, UnavailableError, WalFullError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK, ROW_KINDS, Kind
 from mmwal.format.metadata import encode_metadata
 from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import load
-from mmwal.log.batch import append_rows
+from mmwal.log.batch import Batch, append_batches
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
 from mmwal.log.log import Log, Tail
 from mmwal.log.reader import Extent, decode_entry, read_entries, read_extents
@@ -27,6 +28,7 @@ from mmwal.log.segment import segment_name, segment_number
 from mmwal.recovery.tail import repair, survey
 from mmwal.testing.model import Found, Group, Model
 from mmwal.testing.simulator import SimulatedDisk
+from mmwal.transaction import HELD_BYTES_MAX, WalTransaction
 
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
@@ -232,6 +234,24 @@ def new_identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
     )
 
 
+class _Made(NamedTuple):
+    """Rows made up."""
+
+    operation: Operation
+    kind: int
+    ids: list[str | int]
+    vectors: Any
+    metadata: list[Any]
+
+    @property
+    def rows(self) -> list[Any]:
+        """The rows as the model holds them."""
+        return [
+            (self.operation, id, self.vectors[row].tobytes() if self.vectors is not None else None, self.metadata[row])
+            for row, id in enumerate(self.ids)
+        ]
+
+
 class LogSession:
     """An open log and the operations on it."""
 
@@ -240,6 +260,7 @@ class LogSession:
         self.log = log
         self.control = control
         self.story = story
+        self.open: list[tuple[WalTransaction, list[Any]]] = []  # transactions, each with its rows
 
     def durable_lsn(self) -> int:
         return self.log.cursor.durable
@@ -347,7 +368,37 @@ class LogSession:
             if rng.random() < 0.7:
                 self.disk.run_workers()
 
+    def _transact(self, rng: random.Random, model: Model) -> None:
+        """Writes to an open transaction, of which some log their members soon."""
+        if len(self.open) < 2 and rng.random() < 0.6:
+            held_bytes_max = rng.choice((1, 600, HELD_BYTES_MAX))
+            self.open.append((WalTransaction(self.log, each_durable=False, held_bytes_max=held_bytes_max), []))
+        for transaction, logged in self.open[:1] if rng.random() < 0.5 else self.open:
+            made = self._make_rows(rng, rng.randint(1, 12))
+            if len(made.ids) == 1 and made.vectors is not None and made.operation == "insert":
+                transaction.log_insert(made.ids[0], made.vectors[0], made.metadata[0])
+            elif (made.vectors is None) != (made.operation == "delete"):
+                continue
+            else:
+                transaction.log_batch(made.ids, made.vectors, made.metadata, operation=made.operation)
+            logged.extend(made.rows)
+
+    def _commit(self, rng: random.Random, model: Model) -> None:
+        if self.open:
+            transaction, rows = self.open.pop(rng.randrange(len(self.open)))
+            if rows:
+                lsn = self._logged(model, rows, partial(transaction.commit, durable=False))
+                if rng.random() < 0.5:
+                    self.log.make_durable(lsn)
+
+    def _rollback(self, rng: random.Random, model: Model) -> None:
+        if self.open:
+            self.open.pop(rng.randrange(len(self.open)))[0].rollback()
+
     def _make_room(self, model: Model) -> None:
+        for transaction, _ in self.open:
+            transaction.rollback()
+        self.open.clear()
         lsns = [group.lsn for group in model.groups if group.lsn]
         if lsns and lsns[-1] > model.released_lsn:
             model.released_lsn = lsns[-1]
@@ -359,6 +410,10 @@ class LogSession:
             self.disk.run_workers()
 
     def _log_rows(self, rng: random.Random, model: Model, count: int, only_id: str | None = None) -> int:
+        made = self._make_rows(rng, count, only_id)
+        return self._logged(model, made.rows, partial(self._put, made.kind, made.ids, made.vectors, made.metadata))
+
+    def _make_rows(self, rng: random.Random, count: int, only_id: str | None = None) -> _Made:
         operation, kind = rng.choice(KINDS)
         ids: list[str | int] = [_id(rng) for _ in range(count)] if only_id is None else [only_id]
         if only_id is not None:
@@ -370,15 +425,12 @@ class LogSession:
             raw = np.frombuffer(rng.randbytes(2 * size), np.int16).astype(np.float32)
             vectors = raw.reshape(count, -1)
         metadata = [_metadata(rng) for _ in range(count)] if kind != Kind.DELETE and only_id is None else [None] * count
-        model.begin(
-            tuple(
-                (operation, id, vectors[row].tobytes() if vectors is not None else None, metadata[row])
-                for row, id in enumerate(ids)
-            ),
-            self.log.cursor.durable,
-        )
+        return _Made(operation, kind, ids, vectors, metadata)
+
+    def _logged(self, model: Model, rows: list[Any], log: Callable[[], int]) -> int:
+        model.begin(tuple(rows), self.log.cursor.durable)
         try:
-            lsn = self._put(kind, ids, vectors, metadata)
+            lsn = log()
         except UnavailableError:
             model.withdraw()
             raise
@@ -390,7 +442,7 @@ class LogSession:
         log = self.log
         packed = [encode_metadata(meta) for meta in metadata]
         if len(ids) > 1:
-            return append_rows(log, kind, ids, vectors, packed)
+            return append_batches(log, [Batch(kind, ids, vectors, packed)])
         vector = vectors[0] if vectors is not None else None
 
         def attempt() -> int:
@@ -400,7 +452,7 @@ class LogSession:
         return lsn if 0 < lsn <= log.segment_end_lsn else log.settle(lsn, attempt)
 
 
-KINDS = [
+KINDS: list[tuple[Operation, Kind]] = [
     ("insert", Kind.INSERT),
     ("insert", Kind.INSERT),
     ("upsert", Kind.UPSERT),
@@ -412,6 +464,9 @@ _WEIGHED = {
     "append_durable": 16,
     "append_batch": 8,
     "append_transaction": 5,
+    "transact": 8,
+    "commit": 4,
+    "rollback": 1,
     "fill": 6,
     "fit": 3,
     "sync": 10,

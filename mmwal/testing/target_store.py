@@ -9,8 +9,9 @@ the prefix holds all that was promised, and every row carries the LSN of the wri
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -347,9 +348,12 @@ class StoreSession:
         for row, id in enumerate(ids):
             kept = contents[id][1] if id in contents and metas[row] is None else metas[row]
             rows.append((id, None if vectors is None else vectors[row].tobytes(), kept))
+        self._written(model, rows, partial(self._put, operation, ids, vectors, metas))
+
+    def _written(self, model: Model, rows: list[Any], write: Callable[[], int]) -> None:
         model.begin(tuple(rows))
         try:
-            lsn = self._put(operation, ids, vectors, metas)
+            lsn = write()
         except SyncFailedError:
             raise  # the outcome is unknown until recovery
         except UnavailableError:
@@ -357,6 +361,33 @@ class StoreSession:
             raise
         model.finish(lsn)
         self.disk.observe("written")
+
+    def _transaction(self, rng: random.Random, model: Model) -> None:
+        """Several writes as one, some of them to the same ids."""
+        assert isinstance(model, StoreModel)
+        before = model.states[-1][0]
+        now = before.copy()
+        touched: dict[Any, None] = {}
+        with self.store.transaction() as transaction:
+            for _ in range(rng.randint(1, 8)):
+                operation, id = rng.choice(OPERATIONS), rng.choice([*sorted(now, key=str), *touched, *range(24)])
+                if operation == "insert" and id in now:
+                    id = _new_id(rng, now)
+                if operation in ("update", "delete") and id not in now:
+                    continue
+                touched[id] = None
+                if operation == "delete":
+                    transaction.delete(id)
+                    del now[id]
+                else:
+                    vector, meta = _vectors(rng, 1, self.story.dimension)[0], rng.choice((None, None, {"n": 1}))
+                    getattr(transaction, operation)(id, vector, meta)
+                    now[id] = vector.tobytes(), now[id][1] if id in now and meta is None else meta
+            rows = [(id, *now.get(id, (None, None))) for id in touched if id in now or id in before]
+            if not rows or rng.random() < 0.1:
+                transaction.rollback()
+                return
+            self._written(model, rows, partial(transaction.commit, durable=rng.random() < 0.5))
 
     def _put(self, operation: str, ids: list[Any], vectors: Any, metas: list[Any]) -> int:
         store = self.store
@@ -372,6 +403,7 @@ _WEIGHED = {
     "one": 40,
     "many": 14,
     "large": 2,
+    "transaction": 8,
     "durable": 6,
     "checkpoint": 8,
     "background": 16,

@@ -26,6 +26,7 @@ from mmwal.errors import (
     ConsistencyError,
     ForeignDirectoryError,
     HeaderCorruptionError,
+    SyncFailedError,
     WalConfigError,
     WalCorruptionError,
 )
@@ -161,6 +162,17 @@ def test_compiled_sync_covers_what_was_published_when_it_began(tmp_path: Path) -
     publisher.join()
     assert syncs > 1
     file.close()
+
+
+def test_sync_that_failed_is_not_tried_again_by_the_twin(open_wal: OpenWal) -> None:
+    """The next one may find the pages clean in the cache and absent from the disk."""
+    disk = SimulatedDisk()
+    wal = open_wal(disk=disk)
+    disk.fail("sync", 1)
+    with pytest.raises(SyncFailedError):
+        wal.log_insert("a", vector(1), durable=True)
+    with pytest.raises(SyncFailedError):
+        wal.sync()
 
 
 def test_sync_of_the_twin_covers_what_was_published_when_it_began(open_wal: OpenWal) -> None:

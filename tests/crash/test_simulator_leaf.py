@@ -115,7 +115,7 @@ def test_glance_shows_what_opening_shows(target: type[LogTarget | StoreTarget], 
     if kernel == "c":
         _require_compiled_kernel()
     comparison = Comparison(target(kernel), seed)
-    comparison.run(25)
+    comparison.run(30)
     assert comparison.compared > 60
     assert comparison.shown > 3
 

@@ -104,7 +104,10 @@ NO_DISK: dict[str, Callable[[mmwal.VectorStore], Any]] = {
 FOR_OPENING = {"quiesce", "on_close", "on_verify", "end_checkpoints", "end", "end_in_child"}  # not for users
 REFUSED = {  # they raise before they touch anything; tests/store and tests/opening hold that
     *(f"ReadOnlyStore.{name}" for name in vars(ReadOnlyStore) if not name.startswith("_")),
-    *(f"StoreWal.{name}" for name in ("log_insert", "log_update", "log_delete", "log_batch", "release")),
+    *(
+        f"StoreWal.{name}"
+        for name in ("log_insert", "log_update", "log_delete", "log_batch", "begin_transaction", "release")
+    ),
     "WalManager.checkpoint",
 }
 PURE = {"kernel_in_use", "apply_entry", "CrashRecoveryManager.get_recovery_stats"}  # no disk: the store's calls do it

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mmwal.format.frame import FRAME, Kind, encode_id, pack_ids, pack_metadata
 from mmwal.kernel.interface import (
     FROM_MATRIX,
+    NO_ROW,
     NOT_TAKEN,
     REPLAY_CONTRADICTS,
     REPLAY_DONE,
@@ -47,7 +48,8 @@ def state_of(directory: Any) -> Any:
 
 @st.composite
 def blocks(draw: Any) -> Any:
-    places = draw(st.lists(rows, min_size=1, max_size=6, unique=True))
+    taken = draw(st.lists(rows, min_size=1, max_size=6, unique=True))
+    places = [row if draw(st.booleans()) else NO_ROW for row in taken]
     names = draw(st.lists(ids, min_size=len(places), max_size=len(places)))
     said = draw(st.lists(metadata, min_size=len(places), max_size=len(places)))
     return pack_ids(names), pack_metadata(said), places
@@ -114,7 +116,7 @@ def test_what_is_no_id_is_not_there_and_cannot_be_put(kernel: Any) -> None:
 
 def test_a_row_or_metadata_of_the_wrong_kind_is_refused(kernel: Any) -> None:
     directory = kernel.Directory()
-    for row in (-1, ROWS_MAX, 1 << 40):
+    for row in (-2, ROWS_MAX, 1 << 40):
         with pytest.raises(ValueError, match="out of range"):
             directory.put("a", row, None)
         with pytest.raises(ValueError, match="out of range"):

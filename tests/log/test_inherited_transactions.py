@@ -9,6 +9,7 @@ import pytest
 from mmwal.format.frame import Kind, pack_ids
 from mmwal.log.log import Log
 from mmwal.log.segment import segment_name
+from mmwal.log.transaction import Frame
 from mmwal.manager import WalManager
 from mmwal.testing.simulator import SimulatedDisk
 from tests.log.fixtures import OpenWal
@@ -37,7 +38,7 @@ class BesideAnother(list[Any]):
 def log_batch_around(log: Log, other: Callable[[], Any]) -> int:
     payload = np.ones(ROWS * DIMENSION, np.float32)
     frames = [
-        (Kind.INSERT, 1, ROWS, payload, pack_ids(range(ROWS * index, ROWS * (index + 1))), None)
+        Frame(Kind.INSERT, 1, ROWS, payload, pack_ids(range(ROWS * index, ROWS * (index + 1))), None)
         for index in range(FRAMES)
     ]
     return log.append_transaction(BesideAnother(frames, other))

@@ -27,9 +27,20 @@ from mmwal.errors import (
     WalLockedError,
 )
 from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.log.segment import segment_name
 from mmwal.testing.simulator import SimulatedDisk
 from tests.disk.conftest import environment, mount_tmpfs
-from tests.store.stores import SEGMENT, allocated, close_quietly, config, contents, digests, rows, vector
+from tests.store.stores import (
+    SEGMENT,
+    allocated,
+    close_quietly,
+    config,
+    contents,
+    crashed_copy,
+    digests,
+    rows,
+    vector,
+)
 
 __all__ = ["mount_tmpfs"]
 
@@ -358,6 +369,37 @@ class Slow(PosixDisk):
     def monotonic_ns(self) -> int:
         self.late_ns += 10_000_000
         return super().monotonic_ns() + self.late_ns
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_strict_recovery_refuses_a_log_whose_last_write_was_cut_short(tmp_path: Path, kernel: Any, torn: bool) -> None:
+    root = tmp_path / "live"
+    with mmwal.open(config=config(root, kernel)) as store:
+        store.insert_many(list(range(300)), rows(range(300)))
+        store.checkpoint()
+        kept = store.insert("kept", vector(1))
+        end = store.insert("cut", vector(2))
+        left = crashed_copy(root, tmp_path / "left")
+    if torn:
+        segment = left / "wal" / segment_name(end // SEGMENT)
+        content = bytearray(segment.read_bytes())
+        content[end % SEGMENT - 100] ^= 1
+        segment.write_bytes(content)
+    before = digests(left)
+    setting = mmwal.RecoveryConfig(wal_dir=left / "wal", data_dir=left / "data", strict=True)
+    manager = mmwal.CrashRecoveryManager(setting)
+    if torn:
+        with pytest.raises(mmwal.TornTailError, match="cut short") as raised:
+            manager.recover()
+        assert raised.value.lsn == kept
+        assert raised.value.torn_bytes > 0
+        assert manager.get_recovery_stats().errors
+        assert digests(left) == before
+        manager = mmwal.CrashRecoveryManager(replace(setting, strict=False))
+    with manager.recover() as again:
+        assert "kept" in again
+        assert ("cut" in again) != torn
+        assert (again.recovery_stats.torn_tail_bytes > 0) == torn
 
 
 def test_recovery_over_its_time_changes_nothing_and_succeeds_with_more(tmp_path: Path, kernel: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import mmwal.search.exact
 from mmwal.errors import VectorError
+from mmwal.kernel.interface import NO_ROW
 from mmwal.search.exact import ExactSearch
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import State
@@ -119,7 +120,7 @@ def test_equal_scores_come_in_the_order_they_were_logged(metric: str, monkeypatc
     state = store(content)
     again = [1, 2, 4, 5, 7, 8, 10, 11]
     with state.lock:
-        state.remove_many(again, state.applied_lsn + 64)
+        state.put_many(again, [NO_ROW] * len(again), state.applied_lsn + 64, None)
         state.advance(state.applied_lsn + 64)
     add(state, again, content[again])  # logged last, into rows that others had before
     assert any(state.directory.get(id) < 20 for id in again)

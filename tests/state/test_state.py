@@ -11,6 +11,7 @@ import mmwal.state.state
 from mmwal import kernel as kernels
 from mmwal.disk.posix import PosixDisk
 from mmwal.errors import WalFullError
+from mmwal.kernel.interface import NO_ROW
 from mmwal.state.matrix import Matrix, MemoryMatrix
 from mmwal.state.state import State, load_state
 
@@ -237,7 +238,7 @@ def test_full_disk_is_answered_with_dead_rows_first_and_then_with_an_error() -> 
         assert state.take_row() == rows[3]
         with pytest.raises(WalFullError):
             state.take_rows(2)
-        state.remove_many([4, 5, 6], 192)
+        state.put_many([4, 5, 6], [NO_ROW] * 3, 192, None)
         state.advance(192)
         assert sorted(state.take_rows(3)) == rows[4:7]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import mmwal
-from mmwal.errors import DuplicateIdError, UnknownIdError, VectorError
+from mmwal.errors import DuplicateIdError, TransactionConflictError, UnknownIdError, VectorError
 from mmwal.opening import open_store
 from mmwal.testing.background import SimulatedMutex
 from mmwal.testing.simulator import SimulatedDisk
@@ -123,12 +124,46 @@ class StoreAgainstDict(RuleBasedStateMachine):
             del self.model[id]
         self.wrote(lsn, False)
 
+    @rule(
+        writes=st.lists(st.tuples(IDS, st.none() | VALUES, METADATA), min_size=1, max_size=8),
+        end=st.sampled_from(["durable", "commit", "rollback", "conflict"]),
+    )
+    def transaction(self, writes: list[tuple[Any, int | None, Any]], end: str) -> None:
+        """None for a value deletes the id, if it is there."""
+        model = dict(self.model)
+        txn = self.store.transaction()
+        for id, value, metadata in writes:
+            assert (id in txn) == (id in model)
+            if value is not None:
+                txn.upsert(id, row(value), metadata)
+                model[id] = (row(value).tobytes(), model[id][1] if id in model and metadata is None else metadata)
+            elif id in model:
+                txn.delete(id)
+                del model[id]
+            record = txn.get(id)
+            assert (None if record is None else (record.vector.tobytes(), record.metadata)) == model.get(id)
+        if end == "rollback":
+            txn.rollback()
+        elif end == "conflict":
+            changes = txn.changes
+            self.upsert_many([changes[0].id if changes else "a"], 7, None, False)
+            with pytest.raises(TransactionConflictError) if changes else nullcontext():
+                txn.commit()
+        elif txn.changes:
+            lsn = txn.commit(durable=end == "durable")
+            self.model = model
+            self.wrote(lsn, end == "durable")
+        else:
+            txn.commit()
+
     @rule(count=st.sampled_from([300, 500]), value=VALUES)
     def large_batch_comes_and_goes(self, count: int, value: int) -> None:
         ids = [f"large-{n}" for n in range(count)]
-        lsn = self.store.insert_many(ids, np.tile(row(value), (count, 1)))
+        lsn = self.store.upsert_many(ids, np.tile(row(value), (count, 1)))  # a power cut may have kept those before
         self.wrote(lsn, False, {id: (row(value).tobytes(), None) for id in ids})
-        self.wrote(self.store.delete_many(ids), False)
+        lsn = self.store.delete_many(ids)
+        self.model = {id: entry for id, entry in self.model.items() if id not in ids}
+        self.wrote(lsn, False)
 
     @rule()
     def checkpoint(self) -> None:
