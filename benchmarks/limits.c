@@ -3,12 +3,16 @@
  * - nothing:    a method with the arguments of the kernel's append that does nothing: the call floor.
  * - populate:   takes the write faults of a mapping, so that no later store in it faults.
  * - memory:     copies records into a mapping one after the other and checksums each: the memory limit.
+ * - checksum:   checksums a buffer, with the GIL released: the limit of whoever verifies a log.
+ * - copy:       fills rows of a mapping, strided as the matrix, with the GIL released: that of whoever fills it.
  * - wait_until: spins with the GIL released: a caller that is busy elsewhere, and no sleep that cools the caches.
  * - nap:        sleeps with the GIL released, then says how long it took to get the GIL back.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdbool.h>
+#include <string.h>
 #include <time.h>
 
 #include "../mmwal/kernel/crc32.h"
@@ -69,6 +73,40 @@ done:
     return result;
 }
 
+static PyObject *checksum(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    Py_buffer view;
+    uint32_t sum;
+    if (PyObject_GetBuffer(argument, &view, PyBUF_SIMPLE) != 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    sum = mm_crc32(0, view.buf, (size_t)view.len);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLong(sum);
+}
+
+static PyObject *copy(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer to, from;
+    Py_ssize_t row_bytes, stride;
+    if (!PyArg_ParseTuple(args, "w*y*nn", &to, &from, &row_bytes, &stride))
+        return NULL;
+    const bool sound = row_bytes > 0 && row_bytes <= stride && from.len >= row_bytes;
+    if (sound) {
+        const Py_ssize_t given = from.len / row_bytes;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t row = 0; (row + 1) * stride <= to.len; row++)
+            memcpy((uint8_t *)to.buf + row * stride, (const uint8_t *)from.buf + row % given * row_bytes, (size_t)row_bytes);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&to);
+    PyBuffer_Release(&from);
+    if (!sound)
+        return PyErr_Format(PyExc_ValueError, "the rows do not fit");
+    Py_RETURN_NONE;
+}
+
 static PyObject *wait_until(PyObject *Py_UNUSED(module), PyObject *argument)
 {
     const long long until_ns = PyLong_AsLongLong(argument);
@@ -99,6 +137,8 @@ static PyMethodDef methods[] = {
     {"nothing", (PyCFunction)(void (*)(void))nothing, METH_FASTCALL, NULL},
     {"populate", populate, METH_O, NULL},
     {"memory", memory, METH_VARARGS, NULL},
+    {"checksum", checksum, METH_O, NULL},
+    {"copy", copy, METH_VARARGS, NULL},
     {"wait_until", wait_until, METH_O, NULL},
     {"nap", nap, METH_O, NULL},
     {NULL, NULL, 0, NULL},

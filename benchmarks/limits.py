@@ -32,6 +32,7 @@ SEQUENTIAL_STEP_BYTES = 3 << 20
 SYNC_STEP_BYTES = 4096
 _HEADER_BYTES = 64
 _ZERO_STEP_BYTES = 4096
+_SOURCE_BYTES = 4 << 20
 
 
 class Helper:
@@ -73,6 +74,22 @@ class Helper:
             np.copyto(target[at : at + record_bytes], given[i % len(given)])
             zlib.crc32(memoryview(target)[at : at + record_bytes])  # type: ignore[arg-type]
         return (time.perf_counter_ns() - started_ns) / count
+
+    def checksum(self, content: Any) -> None:
+        """Checksums a buffer; other threads go on."""
+        (self._compiled.checksum if self._compiled else zlib.crc32)(content)
+
+    def copy(self, to: Any, row_bytes: int, stride: int) -> None:
+        """Fills rows of a mapping, each from the next of some MiB of rows; other threads go on."""
+        source = np.random.default_rng(0).bytes(max(_SOURCE_BYTES // row_bytes, 1) * row_bytes)
+        if self._compiled:
+            self._compiled.copy(to, source, row_bytes, stride)
+            return
+        target = np.frombuffer(to, np.uint8).reshape(-1, stride)
+        given = np.frombuffer(source, np.uint8).reshape(-1, row_bytes)
+        for start in range(0, len(target), len(given)):
+            rows = target[start : start + len(given), :row_bytes]
+            np.copyto(rows, given[: len(rows)])
 
 
 class Floor:

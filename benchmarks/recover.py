@@ -1,12 +1,28 @@
 """Recovery of a killed store, nothing of it checkpointed, beside the limit in the same run.
 
-python benchmarks/recover.py [--mib N] [--dimension D] [--dir DIRECTORY] [--repetitions N] [--json]
+python benchmarks/recover.py [--mib N ...] [--dimension D ...] [--way WAY ...] [--cache warm|cold ...] [--dir DIRECTORY]
+                             [--repetitions N] [--json]
 
-For each repetition a child inserts rows, in batches of 1,000, until the log holds so many MiB, and kills itself. One
-more opens the store: what it prints is `recovery_stats`, and how long `mmwal.open` took, its last checkpoint included.
-The limit is one core's: the same payload bytes checksummed, and copied into a fresh mapping as large as the matrix.
+A child fills a store until its log holds so many MiB, and kills itself: inserts, updates and deletes, in frames of one
+row and of a thousand. Each measurement opens a fresh copy of what it left in a process of its own, with the files in
+the page cache (warm) or not (cold: written back, and dropped from it), in one of these ways:
 
---json writes ``{"payload_bytes", "rows", "repetitions": [{"open_s", "recovery_s", "limit_s", "workers"}]}``.
+    1 worker       CrashRecoveryManager, the caller alone
+    as chosen      the same with workers=None: what mmwal.open() does
+    2 threads      executor=ThreadPoolExecutor(2)
+    2 processes    executor=ProcessPoolExecutor(2), spawned and at work before the clock starts
+
+Printed: reading (every frame verified and listed) and the whole, without the last checkpoint; and the limit, by as many
+threads as the way has workers (as chosen: as there are cores), measured right after each: the log's bytes checksummed,
+in C, with nothing else done; and with the vectors that survive copied into a fresh mapping like the matrix. A ratio is
+limit over recovery: how much of the limit's speed was reached. Cold, the limit reads the same file cold.
+
+Memory is measured in a run of its own: anonymous memory at its most during recovery, less what the recovered store
+keeps, for each row in the log. The directory needs three times the largest log.
+
+--json writes ``{"machine", "cases": [{"mib", "dimension", "log_bytes", "entries", "rows", "memory_bytes_per_entry",
+"pool_start_s", "ways": [{"way", "cache", "workers", "read_s", "recovery_s", "open_s", "limit_read_s", "limit_s":
+[...]}]}]}``.
 """
 
 from __future__ import annotations
@@ -14,113 +30,321 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
+import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-import zlib
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+WAYS = ("1 worker", "as chosen", "2 threads", "2 processes")
+CACHES = ("warm", "cold")
 BATCH = 1000
-PIECE_BYTES = 4 << 20
+SEGMENT_BYTES = 64 << 20
+DATA_BYTES = SEGMENT_BYTES - 8192 - 512
+_SAMPLE_S = 0.002
 
 
-def write(directory: str, rows: int, dimension: int) -> None:
-    """Inserts rows and dies."""
+# ---- what a child does
+
+
+def fill(directory: str, log_bytes: int, dimension: int) -> None:
+    """Fills a store and dies: of ten rows, five are inserted, three updated and two deleted; half in frames of a
+    thousand rows, half one by one."""
     import mmwal
 
     config = mmwal.WalConfig(
         wal_dir=f"{directory}/wal",
         data_dir=f"{directory}/data",
         dimension=dimension,
-        max_wal_size=8 << 30,
+        segment_size=SEGMENT_BYTES,
+        max_wal_size=16 << 30,
         checkpoint_interval=None,
     )
     store = mmwal.open(config=config)
-    matrix = np.random.default_rng(0).standard_normal((BATCH, dimension), np.float32)
-    for start in range(0, rows, BATCH):
-        store.insert_many(list(range(start, start + BATCH)), matrix)
+    assert store.wal is not None
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((BATCH, dimension), np.float32)
+    entries = written = 0
+    while store.wal.last_lsn < log_bytes:
+        new = list(range(written, written + BATCH))
+        written += BATCH
+        if (written // BATCH) % 2:
+            store.insert_many(new, matrix)
+            store.update_many(new[: 3 * BATCH // 5], matrix[: 3 * BATCH // 5])
+            store.delete_many(new[3 * BATCH // 5 :])
+        else:
+            for id in new:
+                store.insert(id, matrix[id % BATCH])
+            for id in new[: 3 * BATCH // 5]:
+                store.update(id, matrix[-1 - id % BATCH])
+            for id in new[3 * BATCH // 5 :]:
+                store.delete(id)
+        entries += 2 * BATCH
     store.sync()
+    print(json.dumps({"entries": entries, "rows": len(store), "log_bytes": store.wal.last_lsn}), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def recover(directory: str, rows: int, dimension: int) -> None:
-    """Opens what the other one left, and says how long it took."""
+def recover(directory: str, rows: int, way: str, *, sample: bool) -> None:
+    """Recovers what the other one left, and says how long it took and what memory."""
     import mmwal
 
     started = time.perf_counter()
-    store = mmwal.open(directory)
-    open_s = time.perf_counter() - started
+    pool = _pool_of(way)
+    pool_start_s = time.perf_counter() - started
+    read_s = 0.0
+
+    def progress(now: mmwal.RecoveryProgress) -> None:
+        nonlocal read_s
+        if now.phase == "verify" and now.done_bytes == now.total_bytes:
+            read_s = time.perf_counter() - started
+
+    config = mmwal.RecoveryConfig(
+        wal_dir=f"{directory}/wal",
+        data_dir=f"{directory}/data",
+        workers=1 if way == "1 worker" else None,
+        max_recovery_time_ms=None,
+    )
+    manager = mmwal.CrashRecoveryManager(config, executor=pool, progress=progress)
+    with Sampler(sample) as sampler:
+        started = time.perf_counter()
+        store = manager.recover()
+        open_s = time.perf_counter() - started
     assert len(store) == rows, f"{len(store)} of {rows} rows came back"
-    stats = store.recovery_stats
-    print(json.dumps({"open_s": open_s, "recovery_s": stats.recovery_time_ms / 1e3, "workers": stats.workers}))
-    store.close()
+    stats = manager.get_recovery_stats()
+    found = {
+        "read_s": read_s,
+        "recovery_s": stats.recovery_time_ms / 1e3,
+        "open_s": open_s,
+        "workers": stats.workers,
+        "pool_start_s": pool_start_s,
+        "extra_bytes": sampler.most - anonymous_bytes(),
+    }
+    if pool is not None:
+        pool.shutdown()
+    print(json.dumps(found), flush=True)
+    os._exit(0)  # a close would take a checkpoint, which nobody measures
 
 
-def limit_s(directory: Path, payload_bytes: int) -> float:
-    """Returns how long one core takes to checksum so many bytes and to copy them into a fresh mapping."""
-    piece = np.random.default_rng(0).bytes(PIECE_BYTES)
-    with (directory / "limit").open("w+b") as file:
-        os.posix_fallocate(file.fileno(), 0, payload_bytes)
-        with mmap.mmap(file.fileno(), payload_bytes) as target:
+def _pool_of(way: str) -> Executor | None:
+    if way == "2 threads":
+        return ThreadPoolExecutor(2)
+    if way != "2 processes":
+        return None
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    for started in [pool.submit(_import_mmwal, 0.2) for _ in range(2)]:
+        started.result()
+    return pool
+
+
+def _import_mmwal(seconds: float) -> None:
+    import mmwal.recovery.workers  # noqa: F401 (what a worker needs)
+
+    time.sleep(seconds)  # so that the other one gets a task of its own
+
+
+def anonymous_bytes() -> int:
+    """Returns this process's memory that is no file's."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+class Sampler:
+    """Notes the most memory that is in use while it lasts."""
+
+    def __init__(self, active: bool) -> None:
+        self.most = 0
+        self._active = active
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def _sample(self) -> None:
+        while not self._end.wait(_SAMPLE_S):
+            self.most = max(self.most, anonymous_bytes())
+
+    def __enter__(self) -> Sampler:
+        if self._active:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        if self._active:
+            self._thread.join()
+
+
+# ---- the limit
+
+
+def limit(
+    helper: Any, directory: Path, wal: Path, log_bytes: int, rows: int, dimension: int, threads: int
+) -> tuple[float, float]:
+    """Returns how long it takes to checksum a log, and to do that and to fill a fresh matrix from it."""
+    stride = -(-4 * dimension // 64) * 64
+    segments = sorted(wal.glob("segment-*.wal"))[: -(-log_bytes // SEGMENT_BYTES)]
+    parts = [segments[part::threads] for part in range(threads)]
+    shares = [rows // threads + (part < rows % threads) for part in range(threads)]
+    target = directory / "limit"
+    with target.open("w+b") as file, ThreadPoolExecutor(threads) as pool:
+        os.posix_fallocate(file.fileno(), 0, max(rows * stride, mmap.PAGESIZE))
+        with mmap.mmap(file.fileno(), max(rows * stride, mmap.PAGESIZE)) as mapping:
             started = time.perf_counter()
-            for start in range(0, payload_bytes, PIECE_BYTES):
-                size = min(PIECE_BYTES, payload_bytes - start)
-                zlib.crc32(piece)
-                target[start : start + size] = piece[:size]
-            return time.perf_counter() - started
+            list(pool.map(lambda part: [_checksum(helper, path) for path in part], parts))
+            read_s = time.perf_counter() - started
+            whole = memoryview(mapping)
+            places = [sum(shares[:part]) * stride for part in range(threads)]
+            views = [whole[at : at + share * stride] for at, share in zip(places, shares, strict=True)]
+            list(pool.map(lambda view: helper.copy(view, 4 * dimension, stride), views))
+            taken_s = time.perf_counter() - started
+            for view in (*views, whole):
+                view.release()
+    target.unlink()
+    return read_s, taken_s
 
 
-def child(act: str, directory: str, rows: int, dimension: int) -> subprocess.CompletedProcess[str]:
-    """Runs a part of this script in a process of its own."""
-    command = [sys.executable, __file__, "--act", act, directory, str(rows), str(dimension)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _checksum(helper: Any, path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        helper.checksum(mapping)
 
 
-def measure(root: Path, rows: int, dimension: int) -> dict[str, Any]:
-    """Writes, kills, opens: one repetition."""
-    with tempfile.TemporaryDirectory(dir=root, prefix="mmwal-recover-") as folder:
-        written = child("write", folder, rows, dimension)
-        if written.returncode != -signal.SIGKILL:
-            raise SystemExit(f"the writer ended with {written.returncode}: {written.stderr[-500:]}")
-        opened = child("recover", folder, rows, dimension)
-        if opened.returncode:
-            raise SystemExit(f"opening failed: {opened.stderr[-500:]}")
-        return {**json.loads(opened.stdout), "limit_s": limit_s(Path(folder), rows * dimension * 4)}
+# ---- one case
+
+
+def child(*words: object) -> Any:
+    """Runs a part of this script in a process of its own; returns what it printed."""
+    command = [sys.executable, __file__, "--act", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, -signal.SIGKILL) or not done.stdout:
+        raise SystemExit(f"{words[0]} ended with {done.returncode}: {done.stderr[-800:]}")
+    return json.loads(done.stdout)
+
+
+def measure(helper: Any, mib: int, dimension: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Fills a store, and recovers it in every way."""
+    with tempfile.TemporaryDirectory(dir=options.dir, prefix="mmwal-recover-") as folder:
+        left, copy = Path(folder) / "left", Path(folder) / "copy"
+        left.mkdir()
+        filled = child("fill", left, mib << 20, dimension)
+        rows, log_bytes = filled["rows"], filled["log_bytes"]
+        ways: dict[tuple[str, str], dict[str, Any]] = {}
+        for _ in range(options.repetitions):
+            for way in options.way:
+                for cache in options.cache:
+                    fresh(left, copy, cold=cache == "cold")
+                    found = child("recover", copy, rows, way)
+                    threads = {"1 worker": 1, "as chosen": os.cpu_count() or 1}.get(way, 2)
+                    if cache == "cold":
+                        drop(left)
+                    limit_read_s, limit_s = limit(
+                        helper, Path(folder), left / "wal", log_bytes, rows, dimension, threads
+                    )
+                    entry = ways.setdefault((way, cache), {"way": way, "cache": cache})
+                    entry["workers"] = found["workers"]
+                    said = {**found, "limit_read_s": limit_read_s, "limit_s": limit_s}
+                    for name in ("read_s", "recovery_s", "open_s", "limit_read_s", "limit_s", "pool_start_s"):
+                        entry.setdefault(name, []).append(said[name])
+        fresh(left, copy, cold=False)
+        extra_bytes = child("memory", copy, rows, "1 worker")["extra_bytes"]
+        shutil.rmtree(copy)
+    return {
+        "mib": mib,
+        "dimension": dimension,
+        **filled,
+        "memory_bytes_per_entry": extra_bytes / filled["entries"],
+        "ways": list(ways.values()),
+    }
+
+
+def fresh(left: Path, copy: Path, *, cold: bool) -> None:
+    """Makes a copy of a store, in the page cache or out of it."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(left, copy)
+    if cold:
+        drop(copy)
+
+
+def drop(directory: Path) -> None:
+    """Writes a directory's files back, and drops them from the page cache."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def show(case: dict[str, Any]) -> None:
+    """Prints a case as a table."""
+    print(
+        f"\n{case['log_bytes'] / 1e6:,.0f} MB of log, {case['dimension']} values: {case['entries']:,} rows logged, "
+        f"{case['rows']:,} come back; {case['memory_bytes_per_entry']:.0f} bytes of memory for each logged row beyond "
+        "the store's own"
+    )
+    print("way           cache   read s  ratio (spread)           whole s  ratio (spread)           MB/s  opened s")
+    for way in case["ways"]:
+        cells = [f"{way['way']:<13} {way['cache']:<5}"]
+        for name, beside in (("read_s", "limit_read_s"), ("recovery_s", "limit_s")):
+            ratios = [ours / mine for mine, ours in zip(way[name], way[beside], strict=True)]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.append(f"{statistics.median(way[name]):8.3f}  {statistics.median(ratios):.2f} {spread:<18}")
+        rate = case["log_bytes"] / statistics.median(way["recovery_s"]) / 1e6
+        print(" ".join(cells), f"{rate:7,.0f}  {statistics.median(way['open_s']):.3f}")
+    for way in case["ways"]:
+        if way["way"] == "2 processes":
+            start_s = statistics.median(way["pool_start_s"])
+            print(f"the start of its pool of processes, {way['cache']}, counted in none of these: {start_s:.2f} s")
 
 
 def main() -> int:
     warnings.simplefilter("ignore")
     if sys.argv[1:2] == ["--act"]:
-        act, directory, rows, dimension = sys.argv[2:6]
-        (write if act == "write" else recover)(directory, int(rows), int(dimension))
-        return 0
+        act, directory, number, *rest = sys.argv[2:]
+        if act == "fill":
+            fill(directory, int(number), int(rest[0]))
+        recover(directory, int(number), rest[0], sample=act == "memory")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=1024, help="of payload")
-    parser.add_argument("--dimension", type=int, default=768)
+    parser.add_argument(
+        "--mib", type=int, action="append", help="of log; default: 100 and 1024, and 2048 of 768 values"
+    )
+    parser.add_argument("--dimension", type=int, action="append", help="default: 128 and 768")
+    parser.add_argument("--way", choices=WAYS, action="append")
+    parser.add_argument("--cache", choices=CACHES, action="append")
     parser.add_argument("--dir", type=Path)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = max(1, (options.mib << 20) // (4 * options.dimension) // BATCH) * BATCH
-    runs = [measure(options.dir, rows, options.dimension) for _ in range(options.repetitions)]
-    payload_bytes = rows * options.dimension * 4
+    cases = [(mib, dimension) for dimension in options.dimension or (128, 768) for mib in options.mib or (100, 1024)]
+    if not options.mib and not options.dimension:
+        cases.append((2048, 768))
+    options.way, options.cache = options.way or WAYS, options.cache or CACHES
+    sys.path.insert(0, str(Path(__file__).parent))
+    import machine
+    from limits import Helper
+
+    facts = machine.facts(options.dir or Path(tempfile.gettempdir()))
+    if not options.json:
+        print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mmwal-limits-") as folder:
+        helper = Helper(Path(folder))
+        for mib, dimension in cases:
+            found.append(measure(helper, mib, dimension, options))
+            if not options.json:
+                show(found[-1])
     if options.json:
-        print(json.dumps({"payload_bytes": payload_bytes, "rows": rows, "repetitions": runs}))
-        return 0
-    print(f"{rows:,} rows of {options.dimension}, {payload_bytes / 1e6:,.0f} MB; {options.repetitions} repetitions")
-    for name in ("recovery_s", "open_s", "limit_s"):
-        values = [run[name] for run in runs]
-        median = statistics.median(values)
-        rate = payload_bytes / median / 1e6
-        print(f"{name:12} {median:6.3f} ({min(values):.3f}..{max(values):.3f})  {rate:8,.0f} MB/s")
+        print(json.dumps({"machine": facts, "cases": found}))
     return 0
 
 

@@ -16,7 +16,7 @@ def test_killed_store_is_recovered_and_timed(tmp_path: Path) -> None:
             str(BENCHMARK),
             "--mib=8",
             "--dimension=128",
-            "--repetitions=2",
+            "--repetitions=1",
             f"--dir={tmp_path}",
             "--json",
         ],
@@ -28,8 +28,17 @@ def test_killed_store_is_recovered_and_timed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["rows"] == 16_000
-    assert report["payload_bytes"] == 16_000 * 512
-    assert len(report["repetitions"]) == 2
-    assert all(0 < each["recovery_s"] <= each["open_s"] and each["limit_s"] > 0 for each in report["repetitions"])
+    (case,) = report["cases"]
+    assert 8 << 20 <= case["log_bytes"] < 16 << 20
+    assert case["rows"] * 10 == case["entries"] * 3  # of five inserted, two are deleted
+    assert 0 <= case["memory_bytes_per_entry"] < 1 << 20
+    assert [(way["way"], way["cache"]) for way in case["ways"]] == [
+        (way, cache) for way in ("1 worker", "as chosen", "2 threads", "2 processes") for cache in ("warm", "cold")
+    ]
+    for way in case["ways"]:
+        for read_s, recovery_s, open_s, limit_read_s, limit_s in zip(
+            *(way[name] for name in ("read_s", "recovery_s", "open_s", "limit_read_s", "limit_s")), strict=True
+        ):
+            assert 0 < read_s < recovery_s < open_s
+            assert 0 < limit_read_s < limit_s
     assert not list(tmp_path.iterdir())
