@@ -15,13 +15,15 @@ The rooms, lowest first; imports run one way:
     recovery/                    from what a crash left to a state that serves
     search/                      exact nearest neighbours
     manager.py  store.py  opening.py    the public handles, and how they are opened
-    transaction.py               several writes as one, on either handle
+    transaction.py  aio.py       several writes as one, on either handle; the log alone for asyncio
     apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from mmwal import errors
 from mmwal.apply import apply_entry
@@ -47,7 +49,18 @@ from mmwal.recovery.verify import verify
 from mmwal.store import VectorStore
 from mmwal.transaction import StoreTransaction, WalTransaction
 
+if TYPE_CHECKING:
+    from mmwal.aio import AsyncWalManager
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncWalManager":  # loaded when used: it brings asyncio
+        from mmwal.aio import AsyncWalManager
+
+        return AsyncWalManager
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def kernel_in_use() -> str:
@@ -56,6 +69,7 @@ def kernel_in_use() -> str:
 
 
 __all__ = [
+    "AsyncWalManager",
     "CheckpointInfo",
     "CrashRecoveryManager",
     "EntryReport",

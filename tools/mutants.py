@@ -60,6 +60,7 @@ _DURABILITY = "tests/log/test_durability.py::"
 _SEGMENTS = "tests/log/test_segments.py::"
 _STATE = "tests/state/test_state.py::"
 _TRANSACTIONS = "tests/manager/test_transactions.py::"
+_AIO = "tests/aio/test_log.py::"
 _STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
 
 MUTANTS = [
@@ -1330,6 +1331,24 @@ MUTANTS = [
         "transactions whose commit had returned",
         _one("transaction.py", "            self._log.make_durable(lsn)", "            pass"),
         _TRANSACTIONS + "test_everything_in_a_transaction_shares_one_commit_and_one_sync",
+    ),
+    Mutant(
+        "async_waiter_told_before_it_is_durable",
+        ("write.durable",),
+        "what a task was told is durable, though its sync failed",
+        _one(
+            "aio.py",
+            "durable_lsn, waiters = self._log.cursor.durable, self._waiters",
+            "durable_lsn, waiters = self._log.cursor.published, self._waiters",
+        ),
+        _AIO + "test_failed_sync_is_told_to_everybody_who_waits[py]",
+    ),
+    Mutant(
+        "async_sync_left_out",
+        ("write.durable",),
+        "durability on time: tasks that ask for a sync wait for ever",
+        _one("aio.py", "                self._log.make_durable(wanted_lsn)", "                pass"),
+        _AIO + "test_flush_and_durable_and_waiting[py]",
     ),
     Mutant(
         "transaction_conflict_not_seen",

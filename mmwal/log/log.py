@@ -120,6 +120,8 @@ class Log:
         self._cause: OSError | None = None
         self._closed = False
         self.ended = False  # close() sets it last, followers read: published and durable do not move any more
+        self.on_durable: set[Callable[[], None]] = set()  # called once `durable` has moved, or will not move any more
+        self._told_lsn = 0
         self._transactions = itertools.count(1)  # threads share it; next() is one step
         self.append_waits = 0
         self.has_owner = owned
@@ -353,6 +355,19 @@ class Log:
             raise TimeoutError(f"LSN {lsn} was not durable after {timeout_s:g} s; it will be with a later sync")
 
     def _sync_step(self) -> float | None:
+        """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable."""
+        pause_s = self._sync_due()
+        durable_lsn = self.cursor.durable
+        if durable_lsn != self._told_lsn:
+            self._told_lsn = durable_lsn
+            self._tell_durable()
+        return pause_s
+
+    def _tell_durable(self) -> None:
+        for tell in self.on_durable.copy():
+            tell()
+
+    def _sync_due(self) -> float | None:
         """Syncs what is dirty; marks the end of a burst once; sleeps while nothing changes."""
         now_ns, published = self._disk.monotonic_ns(), self.cursor.published
         if published != self._seen_lsn:
@@ -406,6 +421,7 @@ class Log:
         self._block[STATE] = 1
         self.gate.wake()
         self._wake_appenders()
+        self._tell_durable()
 
     def refusal(self) -> UnavailableError:
         """Returns the error that says why no write is taken."""
@@ -452,6 +468,7 @@ class Log:
             self._lock.release()
             self.ended = True
             self._wake_appenders()
+            self._tell_durable()
         if self.failed:
             raise SyncFailedError(self._cause, self.cursor.durable)
 
