@@ -66,6 +66,7 @@ reliability reliability-long: $(DEV_ENV)/installed
 
 bench-smoke: $(DEV_ENV)/installed
 	@$(DEV)/python benchmarks/append.py --smoke
+	@$(DEV)/python benchmarks/commit.py --smoke
 
 clean:
 	rm -rf $(USER_ENV) $(DEV_ENV) .make build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -65,7 +65,8 @@ def by_threads(count: int, wal: mmwal.WalManager, vector: Any, seconds: float) -
 
     def write(mine: list[float]) -> None:
         together.wait()
-        while (started := time.perf_counter()) < end:
+        while not mine or time.perf_counter() < end:
+            started = time.perf_counter()
             wal.log_insert(len(mine), vector)
             mine.append((time.perf_counter() - started) * 1e6)
 
@@ -87,7 +88,8 @@ async def by_tasks(count: int, wal: mmwal.AsyncWalManager, vector: Any, seconds:
     end = time.perf_counter() + seconds
 
     async def write() -> None:
-        while (started := time.perf_counter()) < end:
+        while not taken or time.perf_counter() < end:
+            started = time.perf_counter()
             await wal.log_insert_async(len(taken), vector, durable=durable)
             taken.append((time.perf_counter() - started) * 1e6)
             if not durable:
@@ -105,7 +107,8 @@ async def lag_of(wal: mmwal.AsyncWalManager, vector: Any, seconds: float, tasks:
     end = time.perf_counter() + seconds
 
     async def sleep() -> None:
-        while (started := time.perf_counter()) < end:
+        while not late or time.perf_counter() < end:
+            started = time.perf_counter()
             await asyncio.sleep(0.001)
             late.append((time.perf_counter() - started - 0.001) * 1e6)
 
@@ -122,7 +125,8 @@ def by_transactions(size: int, wal: mmwal.WalManager, vector: Any, seconds: floa
     taken: list[float] = []
     syncs = wal.get_metrics().syncs
     begun = time.perf_counter()
-    while (started := time.perf_counter()) < begun + seconds:
+    while not taken or time.perf_counter() < begun + seconds:
+        started = time.perf_counter()
         transaction = wal.begin_transaction()
         for id in range(size):
             transaction.log_insert(id, vector)

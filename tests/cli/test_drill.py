@@ -33,14 +33,13 @@ def drilled(said: Said, store: Path, *words: Any) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize("kernel", ["c", "py"])
 @pytest.mark.parametrize("state", ["killed", "closed"])
 def test_copy_of_a_store_comes_back_alike_and_the_store_is_not_changed(
-    said: Said, request: pytest.FixtureRequest, state: str, kernel: str
+    said: Said, request: pytest.FixtureRequest, state: str, kernel: Any
 ) -> None:
     store: Path = request.getfixturevalue(state)
     before = state_of(store)
-    found = drilled(said, store, "--kernel", kernel)
+    found = drilled(said, store, "--kernel", kernel.NAME)
     assert state_of(store) == before
     with mmwal.open(store, read_only=True) as reader:
         assert found["rows"] == len(reader)
