@@ -7,7 +7,7 @@ it is larger than a segment. Not here: the hot path itself (`manager.py`, `store
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +73,11 @@ def checked_row(
     log: Log, id: Any, vector: Any, metadata: bytes | None, dimension: int | None = None
 ) -> npt.NDArray[Any] | None:
     """Returns a copy of a row's vector as the log's dtype, None for none. Raises `VectorError`, and as `check_fits`."""
-    row = None
+    row, expected = None, dimension or log.dimension
     if vector is not None:
-        dtype = DTYPES[log.identity.dtype]
-        row = normalize_vector(vector, dtype, dimension or log.dimension, not log.check_finite).copy()
+        if not _is_plain(log, vector, (), expected):
+            vector = normalize_vector(vector, DTYPES[log.identity.dtype], expected, not log.check_finite)
+        row = vector.copy()
     check_fits(log, id, row.nbytes if row is not None else 0, metadata)
     return row
 
@@ -129,19 +130,23 @@ def plain_matrix(log: Log, vectors: Any, rows: int, dimension: int | None = None
 
     Raises `VectorError`.
     """
-    dtype, code = DTYPES[log.identity.dtype], log.identity.dtype
     expected = dimension or log.dimension
-    if (
-        type(vectors) is np.ndarray
-        and vectors.dtype == dtype
-        and vectors.ndim == 2
-        and vectors.flags.c_contiguous
-        and vectors.shape[0] == rows
-        and vectors.shape[1] == (expected or vectors.shape[1]) > 0
-        and (not log.check_finite or log.kernel.all_finite(vectors.reshape(-1), code))
-    ):
-        return vectors
-    return normalize_matrix(vectors, rows, dtype, expected, not log.check_finite)
+    if _is_plain(log, vectors, (rows,), expected):
+        return cast("npt.NDArray[Any]", vectors)
+    return normalize_matrix(vectors, rows, DTYPES[log.identity.dtype], expected, not log.check_finite)
+
+
+def _is_plain(log: Log, values: Any, rows: tuple[int, ...], dimension: int) -> bool:
+    """Returns whether values are what `normalize_matrix` or `normalize_vector` would return as they are."""
+    return (
+        type(values) is np.ndarray
+        and values.dtype == DTYPES[log.identity.dtype]
+        and values.ndim == len(rows) + 1
+        and values.flags.c_contiguous
+        and values.shape[:-1] == rows
+        and values.shape[-1] == (dimension or values.shape[-1]) > 0
+        and (not log.check_finite or log.kernel.all_finite(values.reshape(-1), log.identity.dtype))
+    )
 
 
 class Batch(NamedTuple):
