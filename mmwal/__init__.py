@@ -8,7 +8,7 @@
 The rooms, lowest first; imports run one way:
 
     errors.py                    the whole error tree
-    config.py, entry.py          what a caller sets; what a caller logs and reads back
+    config.py, entry.py, custom.py    what a caller sets, logs and reads back; types of the caller's own
     format/  kernel/  disk/      bytes and values; append, scan and checksum over memory; the operating system
     log/                         one endless log in preallocated segments
     state/  checkpoint/          what is alive in which row; state to image to redo point
@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Any
 from mmwal import errors
 from mmwal.apply import apply_entry
 from mmwal.config import RecoveryConfig, RetentionPolicy, RotationPolicy, WalConfig
+from mmwal.custom import register_entry
 from mmwal.entry import (
     CheckpointInfo,
+    CustomEntry,
     EntryReport,
     Finding,
     Hit,
@@ -72,6 +74,7 @@ __all__ = [
     "AsyncWalManager",
     "CheckpointInfo",
     "CrashRecoveryManager",
+    "CustomEntry",
     "EntryReport",
     "Finding",
     "Hit",
@@ -95,6 +98,7 @@ __all__ = [
     "errors",
     "kernel_in_use",
     "open",
+    "register_entry",
     "verify",
 ]
 __all__ += errors.__all__

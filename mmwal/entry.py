@@ -30,12 +30,25 @@ Operation: TypeAlias = Literal["insert", "update", "delete", "upsert"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def utc(timestamp_ns: int) -> datetime:
+    """Returns a time in nanoseconds as an aware datetime, cut to microseconds."""
+    return _EPOCH + timedelta(microseconds=timestamp_ns // 1000)
+
+
+def nanoseconds(time: datetime) -> int:
+    """Returns an aware time in nanoseconds. Raises `ValueError` for one without a zone."""
+    if time.utcoffset() is None:
+        raise ValueError(f"timestamp={time!r} has no time zone; pass an aware datetime, such as datetime.now(UTC)")
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
 # ---- entries
 
 
 class WalEntry:
     """One entry of a log; its kinds are `WalEntry.Insert`, ``Update``, ``Delete``, ``Upsert``, ``Batch``,
-    ``Commit`` and ``Checkpoint``.
+    ``Commit``, ``Checkpoint`` and ``Custom``.
 
     Entries read from a log carry ``lsn`` (the position just past the entry), ``timestamp_ns`` (nanoseconds
     since 1970 UTC) and ``txn`` (0: none), and their vectors are read-only arrays of the log's dtype. In an
@@ -60,6 +73,7 @@ class WalEntry:
     Batch: ClassVar[type[Batch]]
     Commit: ClassVar[type[Commit]]
     Checkpoint: ClassVar[type[Checkpoint]]
+    Custom: ClassVar[type[Custom]]
 
     kind: ClassVar[str]
     lsn: int
@@ -69,7 +83,7 @@ class WalEntry:
     @property
     def timestamp(self) -> datetime:
         """When it was logged: an aware datetime in UTC, cut to microseconds."""
-        return _EPOCH + timedelta(microseconds=self.timestamp_ns // 1000)
+        return utc(self.timestamp_ns)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -210,6 +224,39 @@ class Checkpoint(WalEntry):
     txn: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CustomEntry:
+    """What a caller logs of a type of its own: see `mmwal.register_entry`.
+
+    ``operation`` is a value of a registered type; ``timestamp`` an aware time of the caller's, or None. When it was
+    logged, the log notes by itself.
+    """
+
+    operation: Any
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Custom(WalEntry):
+    """A custom entry. ``name`` is that of its type; where that is not registered, ``known`` is False and the operation
+    is the bytes that were logged."""
+
+    __qualname__ = "WalEntry.Custom"
+    kind: ClassVar[str] = "custom"
+    entry: CustomEntry
+    name: str = ""
+    known: bool = True
+    _: dataclasses.KW_ONLY
+    lsn: int = 0
+    timestamp_ns: int = 0
+    txn: int = 0
+
+    @property
+    def operation(self) -> Any:
+        """What was logged."""
+        return self.entry.operation
+
+
 WalEntry.Insert = Insert
 WalEntry.Update = Update
 WalEntry.Upsert = Upsert
@@ -217,6 +264,7 @@ WalEntry.Delete = Delete
 WalEntry.Batch = Batch
 WalEntry.Commit = Commit
 WalEntry.Checkpoint = Checkpoint
+WalEntry.Custom = Custom
 
 
 # ---- what a store answers with

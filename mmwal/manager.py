@@ -19,9 +19,11 @@ import numpy as np
 
 from mmwal import kernel as kernels
 from mmwal.config import WalConfig
+from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
-from mmwal.entry import LogReport, Operation, RecoveryStats, WalMetrics
+from mmwal.entry import CustomEntry, LogReport, Operation, RecoveryStats, WalEntry, WalMetrics, nanoseconds
 from mmwal.errors import (
+    EntryTooLargeError,
     ForkedProcessError,
     LsnUnavailableError,
     NoStoreError,
@@ -32,12 +34,13 @@ from mmwal.errors import (
     VectorError,
     WalClosedError,
 )
-from mmwal.format.frame import Kind
+from mmwal.format.frame import CUSTOM, NO_TIME, Kind, pack_ids
 from mmwal.format.metadata import encode_metadata
-from mmwal.log.batch import append_batches, checked_batch, finish_row, unwrap
+from mmwal.log.batch import append_batches, append_frames, checked_batch, finish_row, unwrap
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
+from mmwal.log.transaction import Frame
 from mmwal.recovery.follow import POLL_INTERVAL_MS, Followed, Follower, reading_beside
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
@@ -184,6 +187,47 @@ class WalManager:
             self._log.make_durable(lsn)
         return lsn
 
+    def log_entry(self, entry: Any, *, durable: bool = False) -> int:
+        """Logs an entry that is given as an object; returns its LSN.
+
+        Args:
+            entry: a `CustomEntry`, or a `WalEntry.Custom` that holds one, of a type that is registered with
+                `mmwal.register_entry`; or a `WalEntry.Insert`, ``Update``, ``Upsert``, ``Delete`` or ``Batch``, as the
+                method of that name logs it. Its LSN and time are the log's.
+
+        Raises: as `log_insert`; `TypeError` for a type that is not registered or an entry that only the log makes,
+            `ValueError` for a timestamp without a zone, and what the type's codec raises: nothing was logged.
+        """
+        match entry:
+            case CustomEntry():
+                return self._log_custom(entry, durable)
+            case WalEntry.Custom():
+                return self._log_custom(entry.entry, durable)
+            case WalEntry.Insert():
+                return self.log_insert(entry.id, entry.vector, entry.metadata, durable=durable)
+            case WalEntry.Update():
+                return self.log_update(entry.id, entry.vector, entry.metadata, durable=durable)
+            case WalEntry.Upsert():
+                return self._log_row(Kind.UPSERT, entry.id, entry.vector, encode_metadata(entry.metadata), durable)
+            case WalEntry.Delete():
+                return self.log_delete(entry.id, durable=durable)
+            case WalEntry.Batch():
+                return self.log_batch(
+                    entry.ids, entry.vectors, entry.metadata, operation=entry.operation, durable=durable
+                )
+        raise TypeError(f"a {type(entry).__qualname__} is no entry to log; pass a CustomEntry, or a row as WalEntry")
+
+    def _log_custom(self, entry: CustomEntry, durable: bool) -> int:
+        name, content = TYPES.encode(entry.operation)
+        time_ns = NO_TIME if entry.timestamp is None else nanoseconds(entry.timestamp)
+        frame = Frame(Kind.CUSTOM, 0, 1, CUSTOM.pack(timestamp_ns=time_ns) + content, pack_ids([name]), None)
+        if frame.size > self._log.frame_bytes_max:
+            raise EntryTooLargeError(frame.size, self._log.frame_bytes_max)
+        lsn = append_frames(self._log, [frame])
+        if durable or self._each_durable:
+            self._log.make_durable(lsn)
+        return lsn
+
     def _log_row(self, kind: Kind, id: Any, vector: Any, meta: bytes | None, durable: bool) -> int:
         lsn = self._append(kind, id, vector, meta, self._now(), -1)
         if not 0 < lsn <= self._log.segment_end_lsn:
@@ -233,14 +277,14 @@ class WalManager:
         """Yields, in order, the entries logged after ``from_lsn`` (an LSN that it returned; None: from the oldest).
 
         Entries of a transaction carry the LSN of its commit; without a commit they do not come. Vectors are read-only
-        views of the log: copy what you keep.
+        views of the log: copy what you keep. A custom entry is handed to the handler of its type first, if it has one.
 
         Raises:
             LsnUnavailableError: the log was released beyond ``from_lsn``.
             WalCorruptionError: a durable entry is damaged.
             OSError: the disk cannot be read.
         """
-        return self.iter_entries(from_lsn)
+        return _handed(self.iter_entries(from_lsn))
 
     def iter_entries(
         self,
@@ -404,7 +448,7 @@ class StoreWal(WalManager):
         """Raises `UnavailableError`: write through the store."""
         raise UnavailableError("a store owns this log; write through the store, or open a WalManager on a log alone")
 
-    log_update = log_delete = log_batch = log_insert
+    log_update = log_delete = log_batch = log_entry = log_insert
 
     def begin_transaction(self) -> WalTransaction:
         """Raises `UnavailableError`: write through `VectorStore.transaction`."""
@@ -563,7 +607,7 @@ class ReadOnlyWal(WalManager):
         self._open_reading()
         raise ReadOnlyError(f"{self._path}: the log was opened with new_from_path, for reading; open a WalManager")
 
-    log_update = log_delete = log_batch = sync = log_insert
+    log_update = log_delete = log_batch = log_entry = sync = log_insert
 
     def begin_transaction(self) -> NoReturn:
         """Raises `ReadOnlyError`."""
@@ -603,6 +647,14 @@ class ReadOnlyWal(WalManager):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _handed(entries: Iterator[Any]) -> Iterator[Any]:
+    """Yields entries, custom ones once their handlers have had them."""
+    for entry in entries:
+        if isinstance(entry, WalEntry.Custom):
+            TYPES.replayed(entry)
+        yield entry
 
 
 def _until(end_lsn: int | None, durable_lsn: int | None) -> int | None:

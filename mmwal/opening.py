@@ -571,12 +571,13 @@ def _stats(
     judged: Survey, index: Index, decision: Decision, loaded: Loaded | None, workers: Workers, elapsed_ms: float
 ) -> RecoveryStats:
     losses = index.losses or []
+    skipped = decision.skipped + index.customs
     return RecoveryStats(
         completed=True,
         clean_shutdown=judged.clean,
-        total_entries=decision.applied + decision.skipped + len(losses) + index.rolled_back + index.markers,
+        total_entries=decision.applied + skipped + len(losses) + index.rolled_back + index.markers,
         applied_entries=decision.applied,
-        skipped_entries=decision.skipped,
+        skipped_entries=skipped,
         corrupted_entries=len(losses),
         rolled_back_entries=index.rolled_back,
         marker_entries=index.markers,

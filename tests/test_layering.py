@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mmwal"
 # Lowest first. A room (a folder or module directly in the package) may import its own tier and those below.
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("config", "entry", "verdicts"),
+    ("config", "entry", "custom", "verdicts"),
     ("format", "kernel", "disk"),
     ("log",),
     ("state",),

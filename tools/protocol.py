@@ -301,6 +301,7 @@ STEPS = (
         (
             "manager.py WalManager.log_insert: self._log.make_durable(lsn)",
             "manager.py WalManager._log_row: self._log.make_durable(lsn)",
+            "manager.py WalManager._log_custom: self._log.make_durable(lsn)",
             "manager.py WalManager.log_batch: self._log.make_durable(lsn)",
             "transaction.py WalTransaction.commit: self._log.make_durable(lsn)",
             "aio.py Waiting._sync: self._log.make_durable(wanted_lsn)",

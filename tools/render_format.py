@@ -32,7 +32,7 @@ KINDS = {
     Kind.COMMIT: "transaction `txn` counts; `rows` is the number of its member frames",
     Kind.CHECKPOINT: "a checkpoint is durable",
     Kind.IDLE: "nothing; its `durable_lsn` says how far the last sync of a burst came",
-    Kind.CUSTOM: "reserved for entries of applications; this version writes none",
+    Kind.CUSTOM: "an entry of an application: the one id names its type, its bytes are the payload",
     Kind.PAD: "nothing; the rest of a segment, or a range that was reserved and not used",
 }
 
@@ -108,6 +108,7 @@ RENDERED: dict[str, Callable[[], Any]] = {
     "FRAME": _table_of(frame.FRAME),
     "COMMIT": _table_of(frame.COMMIT),
     "CHECKPOINT": _table_of(frame.CHECKPOINT),
+    "CUSTOM": _table_of(frame.CUSTOM),
     "SEGMENT_HEADER": _table_of(segment.SEGMENT_HEADER),
     "LINK": _table_of(segment.LINK),
     "FOOTER": _table_of(segment.FOOTER),

@@ -18,8 +18,9 @@ from mmwal.cli.place import kernel_option, print_json
 from mmwal.config import KernelName
 from mmwal.entry import WalEntry
 
-KINDS = ("insert", "update", "upsert", "delete", "checkpoint", "commit")
+KINDS = ("insert", "update", "upsert", "delete", "checkpoint", "commit", "custom")
 _VALUES_SHOWN = 4
+_SHOWN_BY_NAME = ("sequence", "redo_lsn", "first_lsn", "rows", "name", "operation")
 
 
 @click.command()
@@ -82,6 +83,10 @@ def _rows(entry: Any) -> Iterator[dict[str, Any]]:
             yield {**where, "kind": "checkpoint", "sequence": entry.seq, "redo_lsn": entry.redo_lsn}
         case WalEntry.Commit():
             yield {**where, "kind": "commit", "first_lsn": entry.first_lsn, "rows": entry.rows}
+        case WalEntry.Custom():
+            timestamp = entry.entry.timestamp.isoformat() if entry.entry.timestamp else None
+            operation = entry.operation if isinstance(entry.operation, bytes) else repr(entry.operation)
+            yield {**where, "kind": "custom", "name": entry.name, "operation": operation, "timestamp": timestamp}
         case WalEntry.Delete():
             yield {**where, "kind": "delete", "id": entry.id}
         case _:
@@ -101,5 +106,9 @@ def _line(row: dict[str, Any], vectors: bool) -> str:
         parts.append(f"[{values}{', …' if len(shown) < len(vector) else ''}]")
     if row.get("metadata"):
         parts.append(str(row["metadata"]))
-    parts += [f"{name} {row[name]}" for name in ("sequence", "redo_lsn", "first_lsn", "rows") if name in row]
+    parts += [
+        f"{name} {row[name]}"
+        for name in ("sequence", "redo_lsn", "first_lsn", "rows", "name", "operation")
+        if name in row
+    ]
     return "  ".join(parts)

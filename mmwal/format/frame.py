@@ -101,6 +101,11 @@ CHECKPOINT = Layout(
     ("sequence", "u64", "number of the checkpoint"),
     ("redo_lsn", "u64", "where replay starts for it"),
 )
+CUSTOM = Layout(
+    "Payload of a custom frame, before the application's bytes",
+    ("timestamp_ns", "i64", "the application's own time, nanoseconds since 1970 UTC; -2^63: none"),
+)
+NO_TIME = -(1 << 63)
 
 
 def align(size: int) -> int:

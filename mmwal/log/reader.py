@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
-from mmwal.entry import Commit, Operation, WalEntry
+from mmwal.entry import Commit, CustomEntry, Operation, WalEntry, utc
 from mmwal.errors import LsnUnavailableError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import (
     ALIGNMENT,
     CHECKPOINT,
     COMMIT,
+    CUSTOM,
     HEADER_BYTES,
     LENGTH_MASK,
+    NO_TIME,
     ROW_KINDS,
     Kind,
     unpack_ids,
@@ -190,7 +193,7 @@ def read_entries(
                 _check_members(extent, frame, commit, members)
             for member_extent, member in members:
                 yield decode_entry(member_extent, member, lsn, identity)
-            if kind in _OPERATIONS or kind in (Kind.COMMIT, Kind.CHECKPOINT):
+            if kind in _OPERATIONS or kind in (Kind.COMMIT, Kind.CHECKPOINT, Kind.CUSTOM):
                 yield decode_entry(extent, frame, lsn, identity)
 
 
@@ -241,6 +244,8 @@ def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity
             fields = _fields(COMMIT.unpack(payload))
             return WalEntry.Commit(fields["first_lsn"], fields["rows"], **where)
         ids = unpack_ids(ids_block, rows)
+        if kind == Kind.CUSTOM:
+            return _decode_custom(ids, payload, where)
         vectors = decode_vectors(payload, int(frame["dtype"]), rows)
         if vectors is None and kind in (Kind.INSERT, Kind.UPSERT):
             raise ValueError("rows without vectors")
@@ -260,6 +265,15 @@ def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity
     if kind == Kind.DELETE:
         return WalEntry.Delete(ids[0], **where)
     return _SINGLES[kind](ids[0], None if vectors is None else vectors[0], metadata[0], **where)
+
+
+def _decode_custom(names: list[str | int], payload: memoryview, where: dict[str, Any]) -> Any:
+    time_ns = _fields(CUSTOM.unpack(payload))["timestamp_ns"]
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise ValueError("a custom entry without the name of its type")
+    operation, known = TYPES.decode(names[0], bytes(payload[CUSTOM.size :]))
+    timestamp = None if time_ns == NO_TIME else utc(time_ns)
+    return WalEntry.Custom(CustomEntry(operation, timestamp), names[0], known, **where)
 
 
 def decode_vectors(payload: memoryview, dtype: int, rows: int) -> npt.NDArray[Any] | None:

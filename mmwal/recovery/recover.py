@@ -66,6 +66,7 @@ class Index:
     end_lsn: int
     ordered: Ordered | None = None
     markers: int = 0
+    customs: int = 0  # entries of applications, which change no row
     rolled_back: int = 0
     losses: list[str] | None = None  # what was left out of a damaged log; None: nothing may be
 
@@ -295,7 +296,8 @@ def order(index: Index) -> None:
 
     kinds, txns = column("kind"), column("txn")
     is_row = np.isin(kinds, _ROW_KINDS)
-    index.markers = int((~is_row & (kinds != Kind.PAD)).sum())
+    index.customs = int((kinds == Kind.CUSTOM).sum())
+    index.markers = int((~is_row & (kinds != Kind.PAD)).sum()) - index.customs
     keys = np.where(is_row & (txns == 0), np.arange(len(kinds)), -1)  # where each frame takes effect
     open_transactions: dict[int, list[int]] = {}
     for at in np.flatnonzero((is_row & (txns != 0)) | (kinds == Kind.COMMIT)).tolist():

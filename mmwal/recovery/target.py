@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmwal.log.reader import Extent
     from mmwal.recovery.read_only import LogReading
 
-_TIMED_KINDS = sorted({*ROW_KINDS, Kind.COMMIT, Kind.CHECKPOINT})
+_TIMED_KINDS = sorted({*ROW_KINDS, Kind.COMMIT, Kind.CHECKPOINT, Kind.CUSTOM})
 
 
 def index_until(kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, until_lsn: int) -> Index:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import mmwal
 from mmwal.config import RecoveryConfig, WalConfig
-from mmwal.entry import WalEntry
+from mmwal.custom import register_entry
+from mmwal.entry import CustomEntry, WalEntry
 from mmwal.errors import (
     CheckpointFailedError,
     OpenError,
@@ -659,6 +660,19 @@ def _log_transaction(count: int, held_bytes_max: int) -> Callable[[LogScene], No
     return run
 
 
+class Mark(NamedTuple):
+    """A custom entry."""
+
+    number: int
+
+
+def _log_custom(scene: LogScene) -> None:
+    register_entry("mmwal.testing.mark", Mark)
+    mark = Mark(len(scene.model.groups))
+    rows = [("custom", "mmwal.testing.mark", mark, None)]
+    scene.promised(scene.call(rows, lambda: scene.handle.log_entry(CustomEntry(mark), durable=True)), True)
+
+
 def _sync(scene: Scene) -> None:
     last = max((group.lsn for group in scene.model.groups), default=0)
     durable_lsn = scene.handle.sync()
@@ -876,6 +890,7 @@ OPERATIONS = [
     _alone("log_delete", "WalManager.log_delete", _log("delete", durable=True), *_DURABLE),
     _alone("log_batch", "WalManager.log_batch", _log("upsert", 3), *_DURABLE),
     _alone("log_batch large", "WalManager.log_batch", _log("insert", LARGE_ROWS, durable=True), "midlife", "no runway"),
+    _alone("log_entry", "WalManager.log_entry", _log_custom, *_DURABLE),
     _alone("transaction", "WalManager.begin_transaction", _log_transaction(3, HELD_BYTES_MAX), "midlife", "no runway"),
     _alone("transaction logged", "WalManager.begin_transaction", _log_transaction(6, 1), "midlife", *_DURABLE),
     _alone(

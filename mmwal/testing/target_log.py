@@ -488,6 +488,8 @@ def rows_of(entry: Any) -> list[Any]:
             (entry.operation, id, None if vectors is None else vectors[row].tobytes(), metadata[row])
             for row, id in enumerate(entry.ids)
         ]
+    if isinstance(entry, WalEntry.Custom):
+        return [("custom", entry.name, entry.operation, None)]
     if isinstance(entry, WalEntry.Delete):
         return [("delete", entry.id, None, None)]
     vector = entry.vector

@@ -106,11 +106,16 @@ REFUSED = {  # they raise before they touch anything; tests/store and tests/open
     *(f"ReadOnlyStore.{name}" for name in vars(ReadOnlyStore) if not name.startswith("_")),
     *(
         f"StoreWal.{name}"
-        for name in ("log_insert", "log_update", "log_delete", "log_batch", "begin_transaction", "release")
+        for name in ("log_insert", "log_update", "log_delete", "log_batch", "log_entry", "begin_transaction", "release")
     ),
     "WalManager.checkpoint",
 }
-PURE = {"kernel_in_use", "apply_entry", "CrashRecoveryManager.get_recovery_stats"}  # no disk: the store's calls do it
+PURE = {
+    "kernel_in_use",
+    "register_entry",
+    "apply_entry",
+    "CrashRecoveryManager.get_recovery_stats",
+}  # no disk: the store's calls do it
 
 
 def public_calls() -> set[str]:
