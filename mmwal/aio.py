@@ -7,7 +7,7 @@
 Not here: the log and its promises (`manager.py`), who syncs when (`log/log.py`).
 
 * An append that finds its segment ready is done at once, on the loop: it takes about a microsecond. What would wait
-  (for a segment, for a neighbour that copies) and what copies much (a batch) goes to a thread of the loop's executor.
+  (for a segment, for a neighbour that copies) and what copies much (a batch) goes to a thread of an executor.
 * Waiting takes no thread and polls nothing. Whoever moves `durable` writes to an eventfd; the loop wakes once and
   resolves every waiter that it covers.
 * Waiters who ask for a sync share it: one worker syncs, and whoever comes meanwhile is covered by the next.
@@ -22,6 +22,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -42,6 +43,7 @@ from mmwal.recovery.log_opening import default_disk
 if TYPE_CHECKING:
     from mmwal.log.log import Log
 
+_THREADS = 4  # for appends that wait and for batches
 _Result = TypeVar("_Result")
 
 
@@ -75,23 +77,26 @@ class AsyncWalManager:
         self._disk = disk or default_disk()
         self._wal: WalManager | None = None
         self._waiting: Waiting | None = None
+        self._closing: asyncio.Future[None] | None = None
 
     async def open(self) -> Self:
         """Opens the log. Raises as `WalManager`; `RuntimeError` where it is open."""
         if self._wal is not None:
             raise RuntimeError("the log is open already; an AsyncWalManager opens its log once")
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(None, partial(WalManager, self.config, disk=self._disk))
+        opening = Opening(partial(WalManager, self.config, disk=self._disk))
         try:
-            wal = await asyncio.shield(opening)
+            wal = await asyncio.shield(in_thread(loop, opening.open))
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_unwanted)
+            opening.give_up()
             raise
         try:
             self._waiting = Waiting(wal._log, self._disk, loop)
         except BaseException:
             wal.close()
             raise
+        # Of its own: appends that wait for room must not stand in the way of whoever makes some.
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="mmwal-async")
         self._wal = wal
         self._log = wal._log
         self._append = self._log.cursor.append
@@ -105,11 +110,14 @@ class AsyncWalManager:
         Raises `SyncFailedError` if the last sync failed; the directory is free then, too. Whoever still waits gets its
         LSN, or that error.
         """
-        if self._wal is not None and self._waiting is not None:
-            waiting = self._waiting
-            closing = asyncio.get_running_loop().run_in_executor(None, self._wal.close)
-            closing.add_done_callback(lambda _: waiting.end())
-            await asyncio.shield(closing)  # cancelled or not, it is closed, and everybody is told
+        if self._wal is None or self._waiting is None:
+            return
+        if self._closing is None:
+            waiting, executor = self._waiting, self._executor
+            self._closing = in_thread(asyncio.get_running_loop(), self._wal.close)
+            self._closing.add_done_callback(lambda _: waiting.end())
+            executor.shutdown(wait=False)
+        await asyncio.shield(self._closing)  # cancelled or not, it is closed, and everybody is told
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -180,9 +188,11 @@ class AsyncWalManager:
                     dtype = DTYPES[log.identity.dtype]
                     vector = normalize_vector(vector, dtype, log.dimension, not log.check_finite)
                 lsn = self._append(kind, id, vector, meta, self._now(), -1)
-            if lsn == NOT_READY or lsn < SETTLE:
-                kept = vector.copy() if vector is not None else None  # the caller may be cancelled, and change it
+            if lsn == NOT_READY:
+                kept = None if vector is None else np.array(vector)  # the caller may be cancelled, and change it
                 lsn = await self._off_loop(finish_row, log, lsn, kind, id, kept, meta, -1)
+            elif lsn < SETTLE and log.cursor.advance() < -lsn:  # it is logged, behind a neighbour that still copies
+                lsn = await asyncio.shield(self._off_loop(log.settle, lsn, lambda: 0))
             elif not 0 < lsn <= log.segment_end_lsn:
                 lsn = finish_row(log, lsn, kind, id, vector, meta, -1)  # says what is wrong, or wakes the keeper
         if durable or self._each_durable:
@@ -234,7 +244,12 @@ class AsyncWalManager:
         return self.wal.get_metrics()
 
     async def _off_loop(self, act: Callable[..., _Result], *args: Any) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(None, act, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, act, *args)
+        except RuntimeError as error:  # the executor takes no more
+            if self._closing is None:
+                raise
+            raise WalClosedError("the log is closed; open the directory again") from error
 
 
 class Waiting:
@@ -251,10 +266,14 @@ class Waiting:
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by LSN
         self._wanted_lsn = 0
         self._lock = threading.Lock()
-        self._fd: int | None = None
-        self._worker: Worker = disk.start_worker("async sync", self._sync)
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        loop.add_reader(self._fd, self._resolve)
+        self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            loop.add_reader(self._fd, self._resolve)
+            self._worker: Worker = disk.start_worker("async sync", self._sync)
+        except BaseException:
+            loop.remove_reader(self._fd)
+            os.close(self._fd)
+            raise
         log.on_durable.add(self._tell)
 
     async def until(self, lsn: int, *, sync: bool) -> None:
@@ -283,11 +302,9 @@ class Waiting:
 
     def _sync(self) -> None:
         """What the worker does: one sync for everybody who has asked by now."""
-        wanted_lsn = self._wanted_lsn
-        if self._log.cursor.durable < wanted_lsn:
-            with suppress(UnavailableError):  # everybody is told why
-                self._log.make_durable(wanted_lsn)
-            self._tell()
+        with suppress(UnavailableError):  # everybody is told why
+            self._log.make_durable(self._wanted_lsn)
+        self._tell()
 
     def _tell(self) -> None:
         """Wakes the loop; called by any thread that moved `durable`, or ended the log."""
@@ -299,8 +316,8 @@ class Waiting:
         if self._fd is not None:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._fd)
+        over = self._log.failed or self._log.ended  # before the position, which then moves no more
         durable_lsn, waiters = self._log.cursor.durable, self._waiters
-        over = self._log.failed or self._log.ended
         while waiters and (over or waiters[0][0] <= durable_lsn):
             lsn, _, waiter = heapq.heappop(waiters)
             if waiter.done():
@@ -311,7 +328,53 @@ class Waiting:
                 waiter.set_exception(self._log.refusal())
 
 
-def _close_unwanted(opening: asyncio.Future[WalManager]) -> None:
-    """Closes a log that was opened for somebody who was cancelled meanwhile."""
-    if not opening.cancelled() and opening.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, opening.result().close)
+class Opening:
+    """A log that is being opened in a thread for somebody who may not want it any more."""
+
+    def __init__(self, make: Callable[[], WalManager]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._opened: WalManager | None = None
+        self._given_up = False
+
+    def open(self) -> WalManager:
+        """Opens it; closes it again where nobody wants it."""
+        wal = self._make()
+        with self._lock:
+            self._opened = wal
+            given_up = self._given_up
+        if given_up:
+            wal.close()
+        return wal
+
+    def give_up(self) -> None:
+        """Sees to it that it is closed, now or once it is open."""
+        with self._lock:
+            self._given_up = True
+            opened = self._opened
+        if opened is not None:
+            threading.Thread(target=opened.close, name="mmwal-async-close").start()
+
+
+def in_thread(loop: asyncio.AbstractEventLoop, act: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    """Runs something in a thread of its own, which no executor that is full, or shut down, holds up."""
+    future: asyncio.Future[_Result] = loop.create_future()
+
+    def tell(how: Callable[[Any], None], what: Any) -> None:
+        def now() -> None:
+            if not future.done():
+                how(what)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(now)
+
+    def work() -> None:
+        try:
+            result = act()
+        except BaseException as error:  # noqa: BLE001 (it is handed on)
+            tell(future.set_exception, error)
+        else:
+            tell(future.set_result, result)
+
+    threading.Thread(target=work, name="mmwal-async").start()
+    return future

@@ -406,11 +406,12 @@ class VectorStore:
             return self._log.cursor.published
         vectors = [change.vector for change in changes if change.vector is not None]
         state = self._state if self._state is not None else self._start(len(vectors[0]))
-        if vectors and len(vectors[0]) != state.matrix.dimension:  # it was decided meanwhile
-            raise VectorError(
-                f"expected vectors of dimension {state.matrix.dimension}, which another writer gave the store first, "
-                f"found {len(vectors[0])}; nothing was logged"
-            )
+        for vector in vectors:
+            if len(vector) != state.matrix.dimension:  # it was decided meanwhile
+                raise VectorError(
+                    f"expected vectors of dimension {state.matrix.dimension}, which another writer gave the store "
+                    f"first, found {len(vector)}; nothing was logged"
+                )
         batches = batches_of(changes)
 
         def check() -> list[Batch]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -266,6 +267,7 @@ class WalTransaction(_Ending):
         if self._logged is not None:
             self._logged.abandon()
             self._logged = None
+            self._log.wake_keeper()  # an append may wait for the room that this one kept
 
     def __del__(self) -> None:
         if (logged := getattr(self, "_logged", None)) is not None:
@@ -397,7 +399,9 @@ class StoreTransaction(_Ending):
         self, ids: Iterable[Id], vectors: Any = None, metadata: Sequence[Mapping[str, Any] | None] | None = None
     ) -> None:
         """As `VectorStore.update_many`: all or none."""
-        self._each(self.update, ids, vectors, metadata)
+        if vectors is None and (metadata is None or all(item is None for item in metadata)):
+            raise VectorError("nothing to update: pass vectors, metadata or both")
+        self._each(partial(self._replace, must_exist=True), ids, vectors, metadata)
 
     def upsert_many(
         self, ids: Iterable[Id], vectors: Any, metadata: Sequence[Mapping[str, Any] | None] | None = None
@@ -423,7 +427,7 @@ class StoreTransaction(_Ending):
             TransactionConflictError: another writer was first; nothing was logged, the transaction is rolled back.
             TransactionClosedError: it was committed or rolled back before.
             WalFullError: no room in time; nothing counts of it, and it stays open: commit again, or roll it back.
-            SyncFailedError: the outcome is known after recovery; readers have not seen the change.
+            SyncFailedError: the outcome is known after recovery; at interval 0 readers have not seen the change.
             WalClosedError, ForkedProcessError: it has no effect.
         """
         self._check_open()
@@ -432,7 +436,7 @@ class StoreTransaction(_Ending):
         except WalFullError:
             raise
         except BaseException:
-            self.rollback()
+            self._end("ended by an error")
             raise
         self._end("committed")
         return lsn

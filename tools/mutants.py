@@ -1347,7 +1347,7 @@ MUTANTS = [
         "async_sync_left_out",
         ("write.durable",),
         "durability on time: tasks that ask for a sync wait for ever",
-        _one("aio.py", "                self._log.make_durable(wanted_lsn)", "                pass"),
+        _one("aio.py", "            self._log.make_durable(self._wanted_lsn)", "            pass"),
         _AIO + "test_flush_and_durable_and_waiting[py]",
     ),
     Mutant(

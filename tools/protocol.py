@@ -304,7 +304,7 @@ STEPS = (
             "manager.py WalManager._log_custom: self._log.make_durable(lsn)",
             "manager.py WalManager.log_batch: self._log.make_durable(lsn)",
             "transaction.py WalTransaction.commit: self._log.make_durable(lsn)",
-            "aio.py Waiting._sync: self._log.make_durable(wanted_lsn)",
+            "aio.py Waiting._sync: self._log.make_durable(self._wanted_lsn)",
             "manager.py WalManager.sync: self._log.make_durable(self._log.cursor.published)",
             "store.py VectorStore._make_durable: self._log.make_durable(lsn)",
         ),

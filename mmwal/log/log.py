@@ -353,6 +353,8 @@ class Log:
             if self._words[STATE // 8]:
                 raise self.refusal()
             raise TimeoutError(f"LSN {lsn} was not durable after {timeout_s:g} s; it will be with a later sync")
+        if self.on_durable:
+            self._tell_durable()
 
     def _sync_step(self) -> float | None:
         """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable."""
@@ -364,6 +366,7 @@ class Log:
         return pause_s
 
     def _tell_durable(self) -> None:
+        """Calls who wants to know that `durable` has moved, or will not move any more."""
         for tell in self.on_durable.copy():
             tell()
 

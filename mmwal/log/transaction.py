@@ -14,7 +14,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmwal.errors import UnavailableError
 from mmwal.format.frame import COMMIT, HEADER_BYTES, Kind, align
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class LogTransaction:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._number = log.new_transaction()
-        self._spans = log.keeper.transactions
+        self._spans = {} if log.has_owner else log.keeper.transactions  # a store's redo point lies in no transaction
         self._first_lsn = 0
         self._members = self._rows = self._members_crc = 0
         self._may_count = False  # the commit frame may stand in the log, though nobody was told
@@ -67,7 +66,7 @@ class LogTransaction:
         self._may_count = True  # should the thread be interrupted
         try:
             lsn = self._log.append_frame(Kind.COMMIT, 0, self._members, self._number, content)
-        except UnavailableError:
+        except Exception:  # refused: only an interrupt comes between the frame and its return
             self._may_count = False
             raise
         self._spans[self._number] = (self._first_lsn, lsn)

@@ -1,5 +1,6 @@
 """The asyncio face: what it promises of LSNs and durability, that the loop never waits, and what cancellation costs."""
 
+import array
 import asyncio
 import gc
 import os
@@ -27,6 +28,7 @@ from mmwal.errors import (
     WalFullError,
     WalLockedError,
 )
+from mmwal.kernel.interface import NOT_READY
 from mmwal.manager import WalManager
 from mmwal.testing.simulator import SimulatedDisk
 from tests.log.logs import HUGE_INTERVAL, SEGMENT, config, fill, ids, until_full, vector
@@ -330,6 +332,70 @@ def test_cancelled_opening_lets_the_directory_go(wal_dir: Path, kernel: Any) -> 
             except WalLockedError:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
+
+    asyncio.run(main())
+
+
+def test_vector_may_be_any_buffer_that_the_kernel_takes(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened() as wal:
+            for n in range(3):
+                await asyncio.sleep(0.1)  # the first entry after a pause wakes the sync worker
+                await wal.log_insert_async(n, array.array("f", [float(n)] * 16))
+                await wal.log_insert_async(f"{n}", memoryview(vector(n)))
+            assert [entry.vector[0] for entry in wal.wal.replay()] == [0, 0, 1, 1, 2, 2]
+
+    asyncio.run(main())
+
+
+def test_many_that_wait_for_room_do_not_stand_in_the_way_of_who_makes_some(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened(max_wal_size=4 * SEGMENT, append_timeout_ms=60_000) as wal:
+            logged, _ = until_full_at_once(wal.wal)
+            tasks = [asyncio.create_task(wal.log_insert_async(f"t{n}", vector(n))) for n in range(100)]
+            await asyncio.sleep(0.2)
+            assert not any(task.done() for task in tasks)
+            await asyncio.wait_for(asyncio.to_thread(wal.wal.release, logged), 30)
+            assert len(set(await asyncio.wait_for(asyncio.gather(*tasks), 60))) == 100
+
+    asyncio.run(main())
+
+
+def until_full_at_once(wal: WalManager) -> tuple[int, int]:
+    """Fills a log without waiting for room; returns the last LSN, and how many entries that were."""
+    log, count = wal._log, 0
+    while (lsn := log.cursor.append(1, count, vector(1), None, 1, -1)) != NOT_READY:
+        if not 0 < lsn <= log.segment_end_lsn:
+            log.settle(lsn, lambda: 0)
+        last, count = abs(lsn), count + 1
+        if count % 100 == 0:
+            time.sleep(0.02)  # for the keeper
+    return last, count
+
+
+def test_close_wakes_those_who_wait_for_room(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened(max_wal_size=4 * SEGMENT, append_timeout_ms=600_000) as wal:
+            until_full_at_once(wal.wal)
+            tasks = [asyncio.create_task(wal.log_insert_async(f"t{n}", vector(n))) for n in range(20)]
+            await asyncio.sleep(0.1)
+            await asyncio.wait_for(asyncio.gather(wal.close(), wal.close()), 60)
+            assert wal.wal._log.ended
+            done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+            assert {type(one) for one in done} == {WalClosedError}
+
+    asyncio.run(main())
+
+
+def test_sync_of_another_thread_is_told_at_once(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened() as wal:
+            await between_syncs(wal)
+            lsn = await wal.log_insert_async("a", vector(1))
+            waiting = asyncio.create_task(wal.wait_durable(lsn))
+            await asyncio.sleep(0.01)
+            await asyncio.to_thread(wal.wal.sync)
+            await asyncio.wait_for(waiting, 20)
 
     asyncio.run(main())
 

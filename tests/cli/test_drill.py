@@ -18,6 +18,7 @@ import mmwal.cli.drill as drills
 from mmwal.cli.app import CORRUPTION, FAILURE, OK
 from mmwal.format.segment import DATA_OFFSET
 from tests.cli.test_operator import REPOSITORY, USAGE, Said, closed, flip, killed, killed_once, said, segments, state_of
+from tests.store.stores import crashed_copy
 
 __all__ = ["closed", "killed", "killed_once", "said"]
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
@@ -137,6 +138,20 @@ def test_damaged_vector_is_refused_as_opening_would(said: Said, closed: Path) ->
     code, _, err = said("drill", closed)
     assert code == CORRUPTION
     assert "data/matrix" in err
+
+
+def test_log_that_ends_where_recovery_cut_it(said: Said, tmp_path: Path) -> None:
+    """The last segment that holds anything is sealed there, and an empty one stands behind it."""
+    fields: dict[str, Any] = {"segment_size": 64 << 10, "sync_interval_ms": 3_600_000}
+    with mmwal.open(tmp_path / "first", dimension=16, **fields) as store:
+        store.insert_many(range(3000), np.ones((3000, 16), np.float32))
+        store.checkpoint()
+        store.checkpoint()
+        killed = crashed_copy(tmp_path / "first", tmp_path / "killed")
+    with mmwal.open(killed, **fields) as store:
+        assert store.recovery_stats.applied_entries == 0
+        left = crashed_copy(killed, tmp_path / "left")
+    assert drilled(said, left)["rows"] == 3000
 
 
 def test_copy_that_came_back_damaged_is_named(said: Said, closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

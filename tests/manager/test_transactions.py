@@ -3,6 +3,7 @@
 import gc
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -278,6 +279,25 @@ def test_open_transaction_counts_within_the_budget_and_says_so(open_wal: OpenWal
     wal.release(wal.last_lsn)
     fill(wal, 100)
     assert_ordered(wal)
+
+
+def test_end_of_a_transaction_lets_those_who_wait_for_its_room_go_on(open_wal: OpenWal, held_little: None) -> None:
+    wal = open_wal(max_wal_size=4 * SEGMENT, append_timeout_ms=300)
+    txn = wal.begin_transaction()
+    txn.log_insert("first", vector(1))
+    txn.log_insert("second", vector(2))
+    logged, _ = until_full(wal)
+    wal.release(logged[-1])
+    with pytest.raises(WalFullError):
+        fill(wal, 100)
+    wal._log._append_timeout_s = 60
+    waiting = threading.Thread(target=fill, args=(wal, 100))
+    waiting.start()
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    txn.rollback()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_full_log_leaves_the_transaction_open_to_be_committed_again(open_wal: OpenWal, how: str) -> None:

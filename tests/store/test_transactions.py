@@ -23,6 +23,8 @@ from mmwal.errors import (
     WalClosedError,
     WalFullError,
 )
+from mmwal.format.frame import Kind
+from mmwal.log.log import OverBudget
 from mmwal.testing.simulator import SimulatedDisk
 from tests.store.fixtures import OpenStore
 from tests.store.stores import DIMENSION, HUGE_INTERVAL, SEGMENT, contents, reserved, rows, vector
@@ -331,6 +333,36 @@ def test_many_rows_at_a_time(any_store: mmwal.VectorStore) -> None:
     assert plain(store) == {
         3: (3, {"n": 3}), "b": (11, None), 0: (0, {"m": 0}), 1: (12, {"m": 1}), "c": (13, None),
     }  # fmt: skip
+
+
+def test_update_many_leaves_a_row_alone_of_which_nothing_is_said(any_store: mmwal.VectorStore) -> None:
+    any_store.insert_many(["a", "b"], rows([1, 2]), [{"n": 1}, {"n": 2}])
+    with any_store.transaction() as txn:
+        txn.update_many(["a", "b"], metadata=[{"n": 10}, None])
+    assert plain(any_store) == {"a": (1, {"n": 10}), "b": (2, {"n": 2})}
+    with pytest.raises(VectorError, match="nothing to update"):
+        any_store.transaction().update_many(["a"], metadata=[None])
+
+
+def test_commit_that_finds_no_room_at_the_last_frame_pins_nothing(open_store: OpenStore) -> None:
+    store = open_store(max_wal_size=4 * SEGMENT, append_timeout_ms=200)
+    store.insert("a", vector(1))
+    log: Any = store._log
+    append_frame, refused = log.append_frame, []
+
+    def refuse_once(kind: int, *rest: Any) -> int:
+        if kind == Kind.COMMIT and not refused:
+            refused.append(kind)
+            raise OverBudget
+        return int(append_frame(kind, *rest))
+
+    log.append_frame = refuse_once
+    with store.transaction() as txn:
+        txn.insert("b", vector(2))
+        txn.delete("a")
+    assert refused
+    assert store.ids() == ["b"]
+    assert not log.keeper.transactions
 
 
 def test_ends_are_final_and_said(any_store: mmwal.VectorStore) -> None:
