@@ -318,6 +318,8 @@ def _read(
     def index_of(redo_lsn: int) -> Index:
         index = build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
         way.time.check()
+        if way.strict and not judged.clean and (cut_lsn := index.cut_lsn) is not None:
+            raise TornTailError(wal_dir, cut_lsn, judged.end_lsn - cut_lsn)
         return index
 
     loaded, index, decision = _decide(disk, config, control, index_of)

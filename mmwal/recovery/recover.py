@@ -82,6 +82,17 @@ class Index:
         return self.end_lsn - self.redo_lsn if self.extents else 0
 
     @property
+    def cut_lsn(self) -> int | None:
+        """Where a write of several frames begins whose end the log does not hold, if it ends within one."""
+        for extent in reversed(self.extents):
+            counting = extent.frames[np.isin(extent.frames["kind"], [*_ROW_KINDS, Kind.COMMIT])]
+            if len(counting):
+                txn = int(counting[-1]["txn"]) if counting[-1]["kind"] != Kind.COMMIT else 0
+                starts = [each.frames["start_lsn"][each.frames["txn"] == txn] for each in self.extents]
+                return int(np.concatenate(starts)[0]) if txn else None
+        return None
+
+    @property
     def dimension_bytes(self) -> int | None:
         """Bytes of a vector, as the first frame that holds one says."""
         for extent in self.extents:

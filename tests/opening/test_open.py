@@ -27,6 +27,7 @@ from mmwal.errors import (
     WalLockedError,
 )
 from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS, read_slots
+from mmwal.format.frame import Kind
 from mmwal.log.segment import segment_name
 from mmwal.testing.simulator import SimulatedDisk
 from tests.disk.conftest import environment, mount_tmpfs
@@ -400,6 +401,34 @@ def test_strict_recovery_refuses_a_log_whose_last_write_was_cut_short(tmp_path: 
         assert "kept" in again
         assert ("cut" in again) != torn
         assert (again.recovery_stats.torn_tail_bytes > 0) == torn
+
+
+def test_strict_recovery_refuses_a_log_that_ends_within_a_write_of_several_entries(kernel: Any) -> None:
+    disk = SimulatedDisk()
+    store = mmwal.open(config=config("/store", kernel), disk=disk)
+    kept = store.insert("kept", vector(1))
+    log: Any = store._log
+    append_frame = log.append_frame
+
+    def interrupted(kind: int, *rest: Any) -> int:
+        if kind == Kind.COMMIT:
+            raise KeyboardInterrupt
+        return int(append_frame(kind, *rest))
+
+    log.append_frame = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        store.insert_many(range(3000), rows(range(3000)))
+    left = disk.kill()
+    setting = mmwal.RecoveryConfig(wal_dir="/store/wal", data_dir="/store/data", strict=True)
+    with pytest.raises(mmwal.TornTailError) as raised:
+        mmwal.CrashRecoveryManager(setting, disk=left).recover()
+    assert raised.value.lsn >= kept
+    assert raised.value.torn_bytes > SEGMENT
+    with mmwal.CrashRecoveryManager(replace(setting, strict=False), disk=left).recover() as again:
+        assert again.ids() == ["kept"]
+        assert again.recovery_stats.rolled_back_entries == 3000
+    with mmwal.CrashRecoveryManager(setting, disk=left).recover() as again:
+        assert again.ids() == ["kept"]
 
 
 def test_recovery_over_its_time_changes_nothing_and_succeeds_with_more(tmp_path: Path, kernel: Any) -> None:
