@@ -111,7 +111,7 @@ class Workers:
         self._asked = count if reachable else 1
         self._own: ProcessPoolExecutor | None = None
         self._executor = executor if reachable else None
-        self._processes = processes and reachable
+        self._processes = processes and reachable and count is not None  # unasked, nobody's main module is imported
         self._between = between
         self.used = 1  # the most that any phase had
         self.notes: list[str] = []

@@ -143,6 +143,18 @@ def test_open_uses_threads_only(
         assert (contents(store), store.recovery_stats.workers) == (held, 5 if kernel.NAME == "c" else 1)
 
 
+def test_recovery_that_is_asked_for_no_number_uses_threads_only(
+    killed: tuple[Path, Any], kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmwal.recovery.workers, "_THREADS_FROM_BYTES", 1)
+    monkeypatch.setattr(mmwal.recovery.workers, "ProcessPoolExecutor", None)
+    path, held = killed
+    found, stats = recover(path, kernel=kernel.NAME)
+    assert found == held
+    assert (stats.workers > 1) == (kernel.NAME == "c")
+    assert not any("worker" in note for note in stats.notes)
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(1, 4), (2, 4), (8, 8), (64, 16)])
 def test_threads_follow_the_cores_where_there_is_much_to_do(
     cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
