@@ -73,7 +73,7 @@ class Drill:
         return {"ok": self.ok, **{name: value for name, value in asdict(self).items() if name not in plain}, **plain}
 
 
-class Moved(Exception):
+class MovedOn(Exception):
     """The store has moved on so far that the copy may lack something."""
 
 
@@ -126,7 +126,7 @@ def rehearse(
         with opened(wal_dir, data_dir, workers, None, kernel) as store:
             try:
                 copied_bytes = _copy(wal_dir, data_dir, place, store.recovery_stats.last_lsn, wal, data)
-            except (Moved, FileNotFoundError) as error:
+            except (MovedOn, FileNotFoundError) as error:
                 shutil.rmtree(place)
                 os.makedirs(place)
                 if attempt + 1 == ATTEMPTS:
@@ -194,7 +194,7 @@ def _control_of(wal_dir: str, data_dir: str) -> tuple[bytes, bytes]:
 
 
 def _copy(wal_dir: str, data_dir: str, place: str, end_lsn: int, wal: bytes, data: bytes) -> int:
-    """Copies a store as of a position of its log; returns the bytes. Raises `Moved`, `FileNotFoundError`."""
+    """Copies a store as of a position of its log; returns the bytes. Raises `MovedOn`, `FileNotFoundError`."""
     for name, content in (("wal", wal), ("data", data)):
         os.makedirs(f"{place}/{name}", mode=0o700)
         with open(f"{place}/{name}/{CONTROL_NAME}", "xb") as file:
@@ -236,7 +236,7 @@ def _copy(wal_dir: str, data_dir: str, place: str, end_lsn: int, wal: bytes, dat
         != (copied.oldest_lsn, copied.incarnation, copied.clean_end_lsn)
         or named.sequence not in [slot.sequence for slot in still.slots]
     ):
-        raise Moved
+        raise MovedOn
     return needed + len(wal) + len(data)
 
 

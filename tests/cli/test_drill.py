@@ -108,7 +108,7 @@ def test_store_that_is_written_to_meanwhile(said: Said, tmp_path: Path) -> None:
 
 def test_store_that_moves_on_too_fast_is_given_up_in_words(said: Said, killed: Path, monkeypatch: Any) -> None:
     def moved(*_: Any) -> int:
-        raise drills.Moved
+        raise drills.MovedOn
 
     monkeypatch.setattr(drills, "_copy", moved)
     code, _, err = said("drill", killed)
