@@ -16,11 +16,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
@@ -44,6 +43,7 @@ DIFFERENCES_KEPT = 100
 _DIFFERENCES_SHOWN = 10
 _CHUNK_BYTES = 8 << 20
 _ROWS_AT_ONCE = 4096
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +152,14 @@ def _recover_and_compare(
     config = mmwal.RecoveryConfig(
         wal_dir=f"{place}/wal", data_dir=f"{place}/data", workers=workers, max_recovery_time_ms=None, kernel=kernel
     )
-    times = [time.monotonic()]
     with progress_bar() as progress:
-        recovered = mmwal.CrashRecoveryManager(config, progress=progress).recover()
-    times.append(time.monotonic())
+        recovered, recovery_s = _timed(mmwal.CrashRecoveryManager(config, progress=progress).recover)
     with recovered:
         if recovered.dimension is not None:
             recovered.checkpoint()  # the older slot may name rows that were written over while they were copied
-            times[1] = time.monotonic()
-        report = recovered.verify()
-        times.append(time.monotonic())
-        differing, differences = _compare(store, recovered)
-        times.append(time.monotonic())
+        report, verify_s = _timed(recovered.verify)
+        (differing, differences), compare_s = _timed(lambda: _compare(store, recovered))
         stats = recovered.recovery_stats
-    recovery_s, verify_s, compare_s = (later - earlier for earlier, later in pairwise(times))
     return Drill(
         rows=len(store),
         lsn=store.recovery_stats.last_lsn,
@@ -179,6 +173,12 @@ def _recover_and_compare(
         differing=differing,
         differences=tuple(differences),
     )
+
+
+def _timed(act: Callable[[], _Result]) -> tuple[_Result, float]:
+    """Returns what something returns, and how many seconds it took."""
+    started = time.monotonic()
+    return act(), time.monotonic() - started
 
 
 # -- the copy
