@@ -15,7 +15,9 @@ The rooms, lowest first; imports run one way:
     recovery/                    from what a crash left to a state that serves
     search/                      exact nearest neighbours
     manager.py  store.py  opening.py    the public handles, and how they are opened
-    transaction.py  aio.py       several writes as one, on either handle; the log alone for asyncio
+    transaction.py  prepared.py  several writes as one, on either handle; those that wait for a decision
+    two_phase.py                 one transaction over several stores
+    aio.py                       the log alone for asyncio
     apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
@@ -35,6 +37,7 @@ from mmwal.entry import (
     EntryReport,
     Finding,
     Hit,
+    InDoubt,
     LogReport,
     Record,
     RecoveryProgress,
@@ -50,6 +53,7 @@ from mmwal.opening import CrashRecoveryManager, open
 from mmwal.recovery.verify import verify
 from mmwal.store import VectorStore
 from mmwal.transaction import StoreTransaction, WalTransaction
+from mmwal.two_phase import GlobalTransaction, Operation, Participant, TwoPhaseCommit
 
 if TYPE_CHECKING:
     from mmwal.aio import AsyncWalManager
@@ -77,8 +81,12 @@ __all__ = [
     "CustomEntry",
     "EntryReport",
     "Finding",
+    "GlobalTransaction",
     "Hit",
+    "InDoubt",
     "LogReport",
+    "Operation",
+    "Participant",
     "Record",
     "RecoveryConfig",
     "RecoveryProgress",
@@ -86,6 +94,7 @@ __all__ = [
     "RetentionPolicy",
     "RotationPolicy",
     "StoreTransaction",
+    "TwoPhaseCommit",
     "VectorStore",
     "VerifyReport",
     "WalConfig",

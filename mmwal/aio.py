@@ -31,7 +31,7 @@ import numpy as np
 
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk, Worker
-from mmwal.entry import Operation, RecoveryStats, WalMetrics, normalize_vector
+from mmwal.entry import OperationName, RecoveryStats, WalMetrics, normalize_vector
 from mmwal.errors import UnavailableError, VectorError, WalClosedError
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import encode_metadata
@@ -165,7 +165,7 @@ class AsyncWalManager:
         vectors: Any = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        operation: Operation = "insert",
+        operation: OperationName = "insert",
         durable: bool = False,
     ) -> int:
         """As `WalManager.log_batch`, in a thread: what is passed must not be changed until this returns.

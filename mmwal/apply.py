@@ -19,7 +19,7 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
     """Does to a store what an entry says; returns how many rows it changed.
 
     As in a recovery, an insert of an id that exists replaces it, metadata included, and an update or delete of one that
-    does not exist is skipped. Markers (`WalEntry.Commit`, `WalEntry.Checkpoint`) and `WalEntry.Custom` change nothing:
+    does not exist is skipped. Markers (`WalEntry.Commit` and its like) and `WalEntry.Custom` change nothing:
     entries of a transaction come only once it is committed. A store with a log logs what is done to it, under LSNs of
     its own.
 
@@ -33,7 +33,7 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
         (1, 0, 1)
     """
     match entry:
-        case WalEntry.Commit() | WalEntry.Checkpoint() | WalEntry.Custom():
+        case WalEntry.Commit() | WalEntry.Prepare() | WalEntry.Rollback() | WalEntry.Checkpoint() | WalEntry.Custom():
             return 0
         case WalEntry.Batch():
             return _apply_batch(store, entry)

@@ -56,7 +56,8 @@ class EntryTypes:
         decode: Decode | None = None,
         on_replay: Callable[[Custom], object] | None = None,
     ) -> None:
-        """Registers a type of custom entries; again with the same name and type, it replaces codec and handler.
+        """Registers a type of custom entries; again with the same name and type, it replaces codec and handler. A class
+        that was defined anew, as a cell of a notebook does, is the same type.
 
         Args:
             name: what the log calls it, 1 to 255 UTF-8 bytes; it must stay what it is as long as logs are kept.
@@ -74,7 +75,7 @@ class EntryTypes:
         if str(name) != name or not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
             raise ValueError(f"name={name!r}: must be a str of 1 to {NAME_BYTES_MAX} UTF-8 bytes")
         taken = self._by_name.get(name) or self._by_type.get(type)
-        if taken is not None and (taken.name, taken.type) != (name, type):
+        if taken is not None and (taken.name, _place(taken.type)) != (name, _place(type)):
             raise ValueError(
                 f"entry type {name!r} of {type.__qualname__}: {taken.type.__qualname__} is registered as "
                 f"{taken.name!r}; one name means one type"
@@ -118,6 +119,11 @@ class EntryTypes:
         found = self._by_name.get(entry.name)
         if entry.known and found is not None and found.on_replay is not None:
             found.on_replay(entry)
+
+
+def _place(type: type) -> tuple[str, str]:
+    """Returns where a class is defined."""
+    return type.__module__, type.__qualname__
 
 
 def _codec(name: str, type: type) -> tuple[Encode, Decode]:

@@ -25,7 +25,7 @@ from mmwal.errors import VectorError
 
 Id: TypeAlias = str | int
 Metadata: TypeAlias = dict[str, Any]
-Operation: TypeAlias = Literal["insert", "update", "delete", "upsert"]
+OperationName: TypeAlias = Literal["insert", "update", "delete", "upsert"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ def nanoseconds(time: datetime) -> int:
 
 class WalEntry:
     """One entry of a log; its kinds are `WalEntry.Insert`, ``Update``, ``Delete``, ``Upsert``, ``Batch``,
-    ``Commit``, ``Checkpoint`` and ``Custom``.
+    ``Commit``, ``Prepare``, ``Rollback``, ``Checkpoint`` and ``Custom``.
 
     Entries read from a log carry ``lsn`` (the position just past the entry), ``timestamp_ns`` (nanoseconds
     since 1970 UTC) and ``txn`` (0: none), and their vectors are read-only arrays of the log's dtype. In an
@@ -72,6 +72,8 @@ class WalEntry:
     Upsert: ClassVar[type[Upsert]]
     Batch: ClassVar[type[Batch]]
     Commit: ClassVar[type[Commit]]
+    Prepare: ClassVar[type[Prepare]]
+    Rollback: ClassVar[type[Rollback]]
     Checkpoint: ClassVar[type[Checkpoint]]
     Custom: ClassVar[type[Custom]]
 
@@ -170,7 +172,7 @@ class Batch(WalEntry):
 
     __qualname__ = "WalEntry.Batch"
     kind: ClassVar[str] = "batch"
-    operation: Operation
+    operation: OperationName
     ids: Sequence[Id]
     vectors: npt.NDArray[Any] | None = None
     metadata: Sequence[Metadata | None] | None = None
@@ -204,6 +206,34 @@ class Commit(WalEntry):
     kind: ClassVar[str] = "commit"
     first_lsn: int
     rows: int
+    _: dataclasses.KW_ONLY
+    lsn: int = 0
+    timestamp_ns: int = 0
+    txn: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepare(WalEntry):
+    """The promise that transaction ``txn`` can be committed: by the ``gid`` that its coordinator gave it, whatever
+    happens meanwhile. Its entries begin at ``first_lsn`` and hold ``rows`` rows. Only the log makes it."""
+
+    __qualname__ = "WalEntry.Prepare"
+    kind: ClassVar[str] = "prepare"
+    gid: str
+    first_lsn: int
+    rows: int
+    _: dataclasses.KW_ONLY
+    lsn: int = 0
+    timestamp_ns: int = 0
+    txn: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollback(WalEntry):
+    """The end of transaction ``txn``, which counts for nothing. Only the log makes it."""
+
+    __qualname__ = "WalEntry.Rollback"
+    kind: ClassVar[str] = "rollback"
     _: dataclasses.KW_ONLY
     lsn: int = 0
     timestamp_ns: int = 0
@@ -263,6 +293,8 @@ WalEntry.Upsert = Upsert
 WalEntry.Delete = Delete
 WalEntry.Batch = Batch
 WalEntry.Commit = Commit
+WalEntry.Prepare = Prepare
+WalEntry.Rollback = Rollback
 WalEntry.Checkpoint = Checkpoint
 WalEntry.Custom = Custom
 
@@ -285,6 +317,16 @@ class Hit(NamedTuple):
     id: Id
     score: float
     metadata: Metadata | None
+
+
+class InDoubt(NamedTuple):
+    """A transaction that is prepared and not decided: the global id that its coordinator gave it, the LSN of its
+    prepare record, when that was logged (UTC), and how many rows it writes."""
+
+    gid: str
+    lsn: int
+    timestamp: datetime
+    rows: int
 
 
 # ---- reports
@@ -323,8 +365,9 @@ class RecoveryStats:
 
     ``total_entries`` is the sum of ``applied_entries``, ``skipped_entries`` (an update or delete of an id
     that is not there, or a row that the checkpoint holds already), ``corrupted_entries``,
-    ``rolled_back_entries`` (of transactions without a commit) and ``marker_entries`` (commits, checkpoints,
-    idle marks: nothing to apply). A corrupted entry is counted only where ``skip_corrupted_entries`` left it out: one
+    ``rolled_back_entries`` (of transactions without a commit), ``in_doubt_entries`` (of transactions that are prepared
+    and not decided; ``in_doubt`` has their global ids) and ``marker_entries`` (commits, checkpoints, idle marks:
+    nothing to apply). A corrupted entry is counted only where ``skip_corrupted_entries`` left it out: one
     for each damaged stretch of the log, which ``errors`` names. ``unverified``: ``verify_checksums`` was off.
 
     Before a recovery all is zero and ``completed`` is False; after a failed one the counts go as far as it
@@ -349,6 +392,7 @@ class RecoveryStats:
     skipped_entries: int = 0
     corrupted_entries: int = 0
     rolled_back_entries: int = 0
+    in_doubt_entries: int = 0
     marker_entries: int = 0
     recovery_time_ms: float = 0.0
     bytes_scanned: int = 0
@@ -360,6 +404,7 @@ class RecoveryStats:
     checkpoint_sequence: int = 0
     redo_lsn: int = 0
     unverified: bool = False
+    in_doubt: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -369,6 +414,7 @@ class RecoveryStats:
             + self.skipped_entries
             + self.corrupted_entries
             + self.rolled_back_entries
+            + self.in_doubt_entries
             + self.marker_entries
         )
         if self.total_entries != parts:
@@ -378,10 +424,11 @@ class RecoveryStats:
 
     def __str__(self) -> str:
         checkpoint = f"number {self.checkpoint_sequence}" if self.checkpoint_sequence else "none"
+        in_doubt = f"{self.in_doubt_entries:,} in doubt, " if self.in_doubt else ""
         entries = (
             f"{self.total_entries:,} ({self.applied_entries:,} applied, {self.skipped_entries:,} skipped, "
             f"{self.corrupted_entries:,} corrupted, {self.rolled_back_entries:,} rolled back, "
-            f"{self.marker_entries:,} markers)"
+            f"{in_doubt}{self.marker_entries:,} markers)"
         )
         scan = (
             f"{self.bytes_scanned:,} bytes scanned in {self.segments:,} segments by {self.workers} workers "
@@ -395,6 +442,7 @@ class RecoveryStats:
             f"  checkpoint: {checkpoint}, replay from LSN {self.redo_lsn}",
             f"  tail: {f'torn, {self.torn_tail_bytes:,} bytes cut' if self.torn_tail_bytes else 'whole'}",
             *(["  unverified: checksums were not checked"] if self.unverified else []),
+            *(f"  in doubt: transaction {gid!r}, until it is committed or rolled back" for gid in self.in_doubt),
             *(f"  note: {note}" for note in self.notes),
             *(f"  error: {error}" for error in self.errors),
         ]

@@ -15,7 +15,12 @@ Errors that a Python programmer would look for under a built-in name also derive
     |-- DuplicateIdError (KeyError), UnknownIdError (KeyError)
     |-- TransactionError                     a transaction cannot go on
     |   |-- TransactionClosedError               it was committed or rolled back
-    |   `-- TransactionConflictError             another writer was first; nothing was logged
+    |   |-- TransactionConflictError             another writer was first; nothing was logged
+    |   |   `-- TransactionInDoubtError              an id waits for the decision on a prepared transaction
+    |   |-- DuplicateTransactionError (ValueError)   a global id that is in doubt already
+    |   |-- UnknownTransactionError (KeyError)       no transaction of that global id is in doubt
+    |   |-- PrepareFailedError                   a participant refused; all rolled back
+    |   `-- DecisionPendingError (TimeoutError)  decided, and not every participant knows yet
     |-- LsnUnavailableError (LookupError)    the log does not reach back that far
     |-- UnavailableError                     the handle takes no more writes
     |   |-- WalClosedError, ReadOnlyError, ForkedProcessError, NoStoreError
@@ -41,7 +46,9 @@ __all__ = [
     "CheckpointFailedError",
     "ConsistencyError",
     "DamageError",
+    "DecisionPendingError",
     "DuplicateIdError",
+    "DuplicateTransactionError",
     "DurabilityWarning",
     "EntryTooLargeError",
     "ForeignDirectoryError",
@@ -55,6 +62,7 @@ __all__ = [
     "MetadataError",
     "NoStoreError",
     "OpenError",
+    "PrepareFailedError",
     "ReadOnlyError",
     "RecoveryTimeoutError",
     "SegmentMissingError",
@@ -64,8 +72,10 @@ __all__ = [
     "TransactionClosedError",
     "TransactionConflictError",
     "TransactionError",
+    "TransactionInDoubtError",
     "UnavailableError",
     "UnknownIdError",
+    "UnknownTransactionError",
     "VectorError",
     "WalClosedError",
     "WalConfigError",
@@ -157,6 +167,65 @@ class TransactionConflictError(TransactionError):
         super().__init__(
             f"id {id!r} was changed by another writer since this transaction saw it; nothing was logged. "
             "Run the transaction again"
+        )
+
+
+class TransactionInDoubtError(TransactionConflictError):
+    """A prepared transaction writes ``id``, and whether it counts is not decided; ``gid`` names it. Nothing was
+    logged."""
+
+    def __init__(self, id: str | int, gid: str) -> None:
+        self.id = id
+        self.gid = gid
+        Exception.__init__(
+            self,
+            f"id {id!r} is written by transaction {gid!r}, which is prepared and in doubt; nothing was logged. Try "
+            "again once it is decided, or decide it with commit_prepared() or rollback_prepared()",
+        )
+
+
+class DuplicateTransactionError(TransactionError, ValueError):
+    """A transaction with the global id ``gid`` is in doubt already; nothing was logged."""
+
+    def __init__(self, gid: str) -> None:
+        self.gid = gid
+        super().__init__(f"a transaction {gid!r} is in doubt already; decide it first, or prepare under another gid")
+
+
+class UnknownTransactionError(TransactionError, KeyError):
+    """No transaction with the global id ``gid`` is in doubt: it was decided before, or never prepared."""
+
+    def __init__(self, gid: str) -> None:
+        self.gid = gid
+        super().__init__(f"no transaction {gid!r} is in doubt; list_in_doubt() names those that are")
+
+    __str__ = Exception.__str__
+
+
+class PrepareFailedError(TransactionError):
+    """A participant refused to prepare, or did not answer in time; everybody rolls back. ``participant`` names it."""
+
+    def __init__(self, gid: str, participant: str, problem: str) -> None:
+        self.gid = gid
+        self.participant = participant
+        super().__init__(
+            f"transaction {gid!r}: participant {participant!r} did not prepare ({problem}); it is rolled back "
+            "everywhere. Run it again once that is mended"
+        )
+
+
+class DecisionPendingError(TransactionError, TimeoutError):
+    """A transaction is decided for good, and ``participants`` do not know yet; they will be told by a later
+    `TwoPhaseCommit.recover`. ``decision`` is "commit" or "rollback"."""
+
+    def __init__(self, gid: str, decision: str, participants: dict[str, str]) -> None:
+        self.gid = gid
+        self.decision = decision
+        self.participants = participants
+        problems = "; ".join(f"{name!r}: {problem}" for name, problem in participants.items())
+        super().__init__(
+            f"transaction {gid!r} is decided ({decision}), and not every participant has acknowledged ({problems}); "
+            "call recover() once they are back"
         )
 
 

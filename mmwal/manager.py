@@ -21,7 +21,7 @@ from mmwal import kernel as kernels
 from mmwal.config import WalConfig
 from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
-from mmwal.entry import CustomEntry, LogReport, Operation, RecoveryStats, WalEntry, WalMetrics, nanoseconds
+from mmwal.entry import CustomEntry, LogReport, OperationName, RecoveryStats, WalEntry, WalMetrics, nanoseconds
 from mmwal.errors import (
     EntryTooLargeError,
     ForkedProcessError,
@@ -169,7 +169,7 @@ class WalManager:
         vectors: Any = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        operation: Operation = "insert",
+        operation: OperationName = "insert",
         durable: bool = False,
     ) -> int:
         """Logs several rows of one operation, all of them or none; returns their LSN.

@@ -51,7 +51,9 @@ from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log, OverBudget, Tail
 from mmwal.log.read_only import ReadOnlyLog
+from mmwal.log.transaction import LogTransaction
 from mmwal.manager import StoreWal
+from mmwal.prepared import Prepared
 from mmwal.recovery.log_opening import (
     METRIC_NAMES,
     absolute,
@@ -64,7 +66,16 @@ from mmwal.recovery.log_opening import (
     start_log,
 )
 from mmwal.recovery.read_only import lock_for_reading, read_store
-from mmwal.recovery.recover import Decision, Index, build_index, copy_winners, decide, dimension_of, load_newest
+from mmwal.recovery.recover import (
+    Decision,
+    Index,
+    Undecided,
+    build_index,
+    copy_winners,
+    decide,
+    dimension_of,
+    load_newest,
+)
 from mmwal.recovery.salvage import salvage
 from mmwal.recovery.tail import Survey, repair, survey
 from mmwal.recovery.verify import verify_directory
@@ -290,7 +301,7 @@ def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
         stats = _stats(found.judged, found.index, found.decision, loaded, way.workers, way.time.elapsed_ms())
         stats = replace(stats, unverified=not way.verify)
         # 8. checkpoint
-        store = _serve(disk, kernel, config, data_dir, log, loaded, stats, found.checkpoints)
+        store = _serve(disk, kernel, config, data_dir, log, found, stats)
         _let_go(log, found.needless_lsn)
         return store
     except BaseException:
@@ -315,8 +326,8 @@ def _read(
     if way.strict and judged.torn_tail_bytes:
         raise TornTailError(wal_dir, judged.end_lsn, judged.torn_tail_bytes)
 
-    def index_of(redo_lsn: int) -> Index:
-        index = build_index(kernel, way.workers, judged, redo_lsn, verify=way.verify)
+    def index_of(redo_lsn: int, pinned_lsn: int) -> Index:
+        index = build_index(kernel, way.workers, judged, redo_lsn, pinned_lsn, verify=way.verify)
         way.time.check()
         if way.strict and not judged.clean and (cut_lsn := index.cut_lsn) is not None:
             raise TornTailError(wal_dir, cut_lsn, judged.end_lsn - cut_lsn)
@@ -350,13 +361,13 @@ def _let_go(log: Log, lsn: int) -> None:
 
 
 def _decide(
-    disk: Disk, config: WalConfig, control: LogControl, index_of: Callable[[int], Index]
+    disk: Disk, config: WalConfig, control: LogControl, index_of: Callable[[int, int], Index]
 ) -> tuple[Loaded | None, Index, Decision]:
     assert config.data_dir is not None
     data_dir = absolute(config.data_dir)
     loaded = load_newest(disk, config, control, data_dir)
     try:
-        index = index_of(loaded.redo_lsn if loaded else control.oldest_lsn)
+        index = index_of(*((loaded.redo_lsn, loaded.pinned_lsn) if loaded else (control.oldest_lsn,) * 2))
         loaded = loaded or _create_data(disk, config, control.identity, index, data_dir)
         return loaded, index, decide(index, loaded.state) if loaded else Decision()
     except BaseException:
@@ -400,6 +411,7 @@ def _open_read_only(config: WalConfig, disk: Disk, workers: Workers, until_lsn: 
                 notes=(*stats.notes, "opened for reading: nothing was changed"),
             ),
             checkpoint_interval=None,
+            prepared=[_prepared(undecided) for undecided in found.index.in_doubt],
         )
     )
     forget_fork = disk.on_fork(store.end_in_child)
@@ -445,15 +457,16 @@ def _serve(
     config: WalConfig,
     data_dir: str,
     log: Log,
-    loaded: Loaded | None,
+    found: _Found,
     stats: RecoveryStats,
-    checkpoints: int,
 ) -> VectorStore:
     """Makes the store, takes the checkpoints that follow a recovery, and starts the automatic ones."""
+    loaded, in_doubt = found.loaded, found.index.in_doubt
+    stays = not found.needless_lsn  # the log that holds what is in doubt
     opened: list[VectorStore] = []
 
     def checkpointer_of(data: Loaded) -> Checkpointer:
-        log.release(data.older_redo_lsn)
+        log.release(data.needed_lsn)
         return Checkpointer(
             disk,
             data_dir,
@@ -462,11 +475,12 @@ def _serve(
             wait_durable=log.make_durable,
             on_published=published,
             before_capture=lambda: opened[0].quiesce(),  # noqa: PLW0108 (there is no store yet)
+            pinned_lsn=lambda redo_lsn: opened[0].pinned_lsn(redo_lsn),  # noqa: PLW0108
         )
 
-    def published(older_redo_lsn: int, redo_lsn: int, sequence: int) -> None:
+    def published(needed_lsn: int, redo_lsn: int, sequence: int) -> None:
         opened[0].checkpoints_taken += 1
-        _published(log, older_redo_lsn, redo_lsn, sequence)
+        _published(log, needed_lsn, redo_lsn, sequence)
 
     def begin(dimension: int) -> tuple[State, Checkpointer]:
         log.check_usable()
@@ -488,11 +502,16 @@ def _serve(
             checkpointer=checkpointer_of(loaded) if loaded else None,
             stats=stats,
             checkpoint_interval=config.checkpoint_interval,
+            prepared=[_prepared(undecided, log) for undecided in in_doubt if stays],
         )
     )
     opened.append(store)
+    if loaded is not None and not stays:
+        with loaded.state.lock:
+            for undecided in in_doubt:
+                store.log_prepared(undecided.gid, undecided.batches())
     store.wal = StoreWal(log, disk, config, stats, store)
-    for _ in range(checkpoints):
+    for _ in range(found.checkpoints):
         store.checkpoint()
     keep = Upkeep(store, log, disk)
     store.request_checkpoint = log.keeper.on_pressure = keep.request
@@ -506,9 +525,25 @@ def _serve(
     return store
 
 
-def _published(log: Log, older_redo_lsn: int, redo_lsn: int, sequence: int) -> None:
-    """Lets the log go up to the older checkpoint, and notes the newer one in it."""
-    log.release(older_redo_lsn)
+def _prepared(undecided: Undecided, log: Log | None = None) -> Prepared:
+    """Returns a transaction in doubt as the store holds it, to be decided where there is a log."""
+    logged = None
+    if log is not None:
+        logged = LogTransaction.of_prepared(
+            log,
+            undecided.txn,
+            first_lsn=undecided.first_lsn,
+            prepared_lsn=undecided.lsn,
+            members=len(undecided.frames),
+            rows=undecided.rows,
+            members_crc=undecided.members_crc,
+        )
+    return Prepared(undecided.gid, undecided.lsn, undecided.timestamp_ns, undecided.batches(), logged)
+
+
+def _published(log: Log, needed_lsn: int, redo_lsn: int, sequence: int) -> None:
+    """Lets the log go that neither checkpoint needs, and notes the newer one in it."""
+    log.release(needed_lsn)
     log.wake_keeper()  # it may need another one: the first after a pause moves only the newer of the two slots
     with suppress(OverBudget, UnavailableError):  # a mark for readers of the log: nothing depends on it
         log.append_frame(Kind.CHECKPOINT, 0, 0, 0, CHECKPOINT.pack(sequence=sequence, redo_lsn=redo_lsn))
@@ -574,14 +609,17 @@ def _stats(
 ) -> RecoveryStats:
     losses = index.losses or []
     skipped = decision.skipped + index.customs
+    in_doubt = sum(undecided.rows for undecided in index.in_doubt)
     return RecoveryStats(
         completed=True,
         clean_shutdown=judged.clean,
-        total_entries=decision.applied + skipped + len(losses) + index.rolled_back + index.markers,
+        total_entries=decision.applied + skipped + len(losses) + index.rolled_back + in_doubt + index.markers,
         applied_entries=decision.applied,
         skipped_entries=skipped,
         corrupted_entries=len(losses),
         rolled_back_entries=index.rolled_back,
+        in_doubt_entries=in_doubt,
+        in_doubt=tuple(undecided.gid for undecided in index.in_doubt),
         marker_entries=index.markers,
         recovery_time_ms=elapsed_ms,
         bytes_scanned=judged.bytes_scanned + index.bytes_scanned,

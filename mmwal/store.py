@@ -32,10 +32,11 @@ import numpy.typing as npt
 
 from mmwal import kernel as kernels
 from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName
-from mmwal.entry import CheckpointInfo, Hit, Id, Record, RecoveryStats, VerifyReport, normalize_vector
+from mmwal.entry import CheckpointInfo, Hit, Id, InDoubt, Record, RecoveryStats, VerifyReport, normalize_vector
 from mmwal.errors import (
     CheckpointFailedError,
     DuplicateIdError,
+    IdTypeError,
     InputError,
     NoStoreError,
     TransactionConflictError,
@@ -44,7 +45,7 @@ from mmwal.errors import (
     VectorError,
     WalFullError,
 )
-from mmwal.format.frame import Kind
+from mmwal.format.frame import Kind, encode_id
 from mmwal.format.metadata import decode_metadata, encode_metadata
 from mmwal.kernel.interface import DTYPE_CODES, DTYPES, NO_ROW
 from mmwal.log.batch import (
@@ -54,13 +55,16 @@ from mmwal.log.batch import (
     distinct_ids,
     encode_many,
     finish_row,
+    frames_of,
     plain_id,
     plain_matrix,
 )
 from mmwal.log.log import Log, NoRoomForBatch, OverBudget
 from mmwal.log.read_only import ReadOnlyLog
+from mmwal.log.transaction import LogTransaction
 from mmwal.log.unlogged import Unlogged
 from mmwal.manager import StoreWal
+from mmwal.prepared import Prepared, PreparedTransactions
 from mmwal.search.exact import ExactSearch, count_of
 from mmwal.state.matrix import MemoryMatrix
 from mmwal.state.state import Entry, State
@@ -84,6 +88,7 @@ class Parts:
     checkpointer: Checkpointer | None
     stats: RecoveryStats
     checkpoint_interval: int | None
+    prepared: Sequence[Prepared] = ()
 
 
 class VectorStore:
@@ -135,6 +140,8 @@ class VectorStore:
         self._shape: tuple[int] | None = None  # of a vector, where the log was created before the dimension was known
         self._pending: deque[tuple[int, list[tuple[Id, int, bytes | None]]]] = deque()
         self._latest: dict[Id, tuple[int, int, bytes | None]] = {}  # id to (lsn, row, metadata) of what is pending
+        self._prepared = PreparedTransactions(parts.prepared)
+        self._held = self._prepared.holders
         self._changes = 0  # rows changed since the last automatic checkpoint was asked for
         self._checkpoint_interval = parts.checkpoint_interval or 1 << 62
         self.request_checkpoint: Callable[[], None] = lambda: None
@@ -161,6 +168,7 @@ class VectorStore:
 
         Raises:
             DuplicateIdError: the id exists.
+            TransactionInDoubtError: a prepared transaction writes the id, and is not decided; nothing was logged.
             IdTypeError, IdError, VectorError, MetadataError, EntryTooLargeError: nothing was logged.
             WalFullError: disk or budget exhausted; nothing was logged, reads go on.
             SyncFailedError: the outcome is known after recovery; readers have not seen the change.
@@ -175,7 +183,7 @@ class VectorStore:
             state = self._start_with(id, vector, meta)
         while True:
             with state.lock:
-                exists = self._find(id) is not None if self._latest else id in state.directory
+                exists = self._find(id) is not None if self._latest or self._held else id in state.directory
                 if exists:
                     raise DuplicateIdError(id)
                 lsn = self._log_row(state, _INSERT, id, vector, meta)
@@ -343,38 +351,57 @@ class VectorStore:
 
         return self._log_batches(state, check, durable)
 
-    def _log_batches(self, state: State, check: Callable[[], list[Batch]], durable: bool) -> int:
-        """Logs and applies what ``check`` returns, as a whole; returns its LSN."""
-        lsn = 0
-        while not lsn:
-            wait = self._wait_for_room
-            with state.lock:
-                # 1. check
-                batches = check()
-                taken: list[list[int]] = []
-                try:
-                    # 2. take
-                    for batch in batches:
-                        count = len(batch.ids)
-                        taken.append(state.take_rows(count) if batch.vectors is not None else [NO_ROW] * count)
-                    # 3. log
-                    held = list(map(partial(self._hold, state), batches, taken))
-                    lsn = append_batches(self._log, held)  # type: ignore[arg-type]
-                except BaseException as error:
-                    state.give_back(*(row for rows in taken for row in rows if row != NO_ROW))
-                    if isinstance(error, NoRoomForBatch):
-                        wait = self._make_room
-                    elif not isinstance(error, OverBudget):
-                        raise
-                else:
-                    # 4. apply
-                    self._apply(state, lsn, list(itertools.chain.from_iterable(map(_changes, batches, taken))))
-            if not lsn:
-                wait()
+    def _log_batches(
+        self,
+        state: State,
+        check: Callable[[], list[Batch]],
+        durable: bool,
+        log: Callable[[list[Batch]], int] | None = None,
+    ) -> int:
+        """Logs and applies what ``check`` returns, as a whole; returns its LSN. ``log``: not by `append_batches`."""
+        log = log or partial(append_batches, self._log)  # type: ignore[arg-type]
+
+        def write() -> int:
+            # 1. check
+            batches = check()
+            taken: list[list[int]] = []
+            try:
+                # 2. take
+                for batch in batches:
+                    count = len(batch.ids)
+                    taken.append(state.take_rows(count) if batch.vectors is not None else [NO_ROW] * count)
+                # 3. log
+                lsn = log(list(map(partial(self._hold, state), batches, taken)))
+            except BaseException:
+                state.give_back(*(row for rows in taken for row in rows if row != NO_ROW))
+                raise
+            # 4. apply
+            self._apply(state, lsn, list(itertools.chain.from_iterable(map(_changes, batches, taken))))
+            return lsn
+
+        lsn = self._with_room(state, write)
         # 5. sync
         if durable or self._each_durable:
             self._make_durable(lsn)
         return lsn
+
+    def _with_room(self, state: State, write: Callable[[], int]) -> int:
+        """Returns what ``write`` does, called with the lock held: again where checkpoints must make room in between."""
+        made_room = False
+        while True:
+            with state.lock:
+                try:
+                    return write()
+                except NoRoomForBatch:
+                    if made_room and self._prepared:
+                        raise WalFullError(
+                            f"no room for the batch within max_wal_size: transactions in doubt keep the log, such as "
+                            f"{self._prepared.told()[0].gid!r}; nothing was logged. Decide them, or raise max_wal_size"
+                        ) from None
+                    wait, made_room = self._make_room, True
+                except OverBudget:
+                    wait = self._wait_for_room
+            wait()
 
     # -- write, a transaction ---------------------------------------------------------------------------------------
 
@@ -394,7 +421,88 @@ class VectorStore:
             2
         """
         self._check_open()
-        return StoreTransaction(self._log, lambda: self.dimension, self._read_entry, self._commit)
+        return StoreTransaction(self._log, lambda: self.dimension, self._read_entry, self._commit, self._prepare)
+
+    def list_in_doubt(self) -> list[InDoubt]:
+        """Returns the transactions that are prepared and not decided, the oldest first.
+
+        Each keeps the log from its first entry on, and its ids from other writers. Raises `WalClosedError`.
+        """
+        self._check_open()
+        return self._prepared.told()
+
+    def commit_prepared(self, gid: str, *, durable: bool = True) -> int:
+        """Applies a prepared transaction as a whole; returns the LSN of every row that it wrote.
+
+        It may be of an earlier process. What its coordinator has decided is for the coordinator to say: by hand this is
+        for one that is lost for good.
+
+        Args:
+            gid: as given to `StoreTransaction.prepare`.
+            durable: return only once it is durable, whatever the interval.
+
+        Raises:
+            UnknownTransactionError: none of that global id is in doubt.
+            WalFullError: the disk has no room; the transaction stays in doubt: try again. ``max_wal_size`` is exceeded
+                where need be.
+            SyncFailedError: the outcome is known after recovery.
+            WalClosedError, ReadOnlyError, ForkedProcessError: nothing was changed.
+        """
+        return self._decide(gid, durable, LogTransaction.commit)
+
+    def rollback_prepared(self, gid: str, *, durable: bool = False) -> int:
+        """Ends a prepared transaction, which has no effect then; returns the LSN of that.
+
+        Raises as `commit_prepared`. Durability: unless ``durable``, a crash may bring it back as in doubt.
+        """
+        return self._decide(gid, durable, LogTransaction.rollback)
+
+    def _decide(self, gid: str, durable: bool, end: Callable[[LogTransaction], int]) -> int:
+        """Logs the end of a prepared transaction, and applies it where that is its commit."""
+        self._logged().check_usable()
+        prepared, state = self._prepared.of(gid), self._state
+        if prepared.logged is None or state is None:
+            self._prepared.decided(prepared, 0)
+            return self._log.cursor.published
+
+        def batches() -> list[Batch]:
+            found = self._prepared.of(gid)  # unless another thread has decided it
+            return found.batches if end is LogTransaction.commit else []
+
+        def log(_: list[Batch]) -> int:
+            found = self._prepared.of(gid)
+            assert found.logged is not None
+            lsn = end(found.logged)
+            self._prepared.decided(found, lsn)
+            return lsn
+
+        return self._log_batches(state, batches, durable, log)
+
+    def _prepare(self, changes: Sequence[Change], gid: str) -> int:
+        """Logs a transaction to be decided later; returns the LSN of its prepare record, which is durable."""
+        log = self._logged()
+        log.check_usable()
+        if not isinstance(gid, str):
+            raise IdTypeError(f"gid {gid!r} is a {type(gid).__name__}; the global id of a transaction is a str")
+        encode_id(gid)
+        if not changes:
+            with self._starting:
+                self._prepared.check_new(gid)
+                self._prepared.add(Prepared(gid, log.cursor.published, log.time_ns(), [], None))
+            return log.cursor.published
+        state, check = self._checked(changes)
+        lsn = self._with_room(state, lambda: self.log_prepared(gid, check()))
+        log.make_durable(lsn)
+        return lsn
+
+    def log_prepared(self, gid: str, batches: list[Batch]) -> int:
+        """Logs rows and their prepare record; returns the LSN of that. The lock is held."""
+        log = self._logged()
+        self._prepared.check_new(gid)
+        frames = [frame for batch in batches for frame in frames_of(log, batch)]
+        logged = log.prepare_transaction(frames, gid)
+        self._prepared.add(Prepared(gid, logged.prepared_lsn, log.time_ns(), batches, logged))
+        return logged.prepared_lsn
 
     def _read_entry(self, id: Id) -> tuple[npt.NDArray[Any], Entry] | None:
         return self._state.read(id) if self._state is not None else None
@@ -404,6 +512,10 @@ class VectorStore:
         self._check_open()
         if not changes:
             return self._log.cursor.published
+        return self._log_batches(*self._checked(changes), durable)
+
+    def _checked(self, changes: Sequence[Change]) -> tuple[State, Callable[[], list[Batch]]]:
+        """Returns the state that changes are for, and what returns them as batches unless another writer was first."""
         vectors = [change.vector for change in changes if change.vector is not None]
         state = self._state if self._state is not None else self._start(len(vectors[0]))
         for vector in vectors:
@@ -416,11 +528,12 @@ class VectorStore:
 
         def check() -> list[Batch]:
             for change in changes:
+                self._prepared.check_free(change.id)
                 if self._lsn_of(state, change.id) != change.seen_lsn:
                     raise TransactionConflictError(change.id)
             return batches
 
-        return self._log_batches(state, check, durable)
+        return state, check
 
     def _lsn_of(self, state: State, id: Id) -> int:
         """Returns the LSN of an id as the newest logged write left it, 0 where it is not there. The lock is held."""
@@ -458,7 +571,12 @@ class VectorStore:
         return np.ascontiguousarray(state.matrix.array[rows])
 
     def _find(self, id: Id) -> tuple[int, bytes | None] | None:
-        """Returns row and metadata of an id as the newest logged write left it. The lock is held."""
+        """Returns row and metadata of an id as the newest logged write left it, to a writer. The lock is held.
+
+        Raises `TransactionInDoubtError`.
+        """
+        if self._held:
+            self._prepared.check_free(id)
         state = self._state
         assert state is not None
         if (latest := self._latest.get(id)) is not None:
@@ -781,6 +899,10 @@ class VectorStore:
             and self._state.applied_lsn > self._checkpointer.redo_lsn
         )
 
+    def pinned_lsn(self, redo_lsn: int) -> int:
+        """Returns where the log is needed from for a checkpoint as of ``redo_lsn``. The lock is held."""
+        return self._prepared.pinned_lsn(redo_lsn)
+
     def quiesce(self) -> None:
         """Lets the applied LSN cover everything published that is no write of the store: marks. The lock is held."""
         if self._state is not None and not self._pending:
@@ -874,6 +996,14 @@ class ReadOnlyStore(VectorStore):
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
 
+    def commit_prepared(self, gid: str, *, durable: bool = True) -> int:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    def rollback_prepared(self, gid: str, *, durable: bool = False) -> int:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
     def checkpoint(self) -> CheckpointInfo:
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
@@ -921,8 +1051,7 @@ def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -
     if len(changes) > 1:
         ids, rows, metas = zip(*changes, strict=True)
         state.put_many(ids, rows, lsn, metas)
-    else:
-        id, row, meta = changes[0]
+    for id, row, meta in changes if len(changes) == 1 else ():
         if row == NO_ROW:
             state.remove(id, lsn)
         else:

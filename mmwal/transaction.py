@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Id, Operation, Record
+from mmwal.entry import Id, OperationName, Record
 from mmwal.errors import (
     DuplicateIdError,
     TransactionClosedError,
@@ -164,7 +164,7 @@ class WalTransaction(_Ending):
         vectors: Any = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        operation: Operation = "insert",
+        operation: OperationName = "insert",
     ) -> None:
         """As `WalManager.log_batch`. Raises `TransactionClosedError` too."""
         self._check_usable()
@@ -331,12 +331,15 @@ class StoreTransaction(_Ending):
         dimension: Callable[[], int | None],
         read: Callable[[Id], tuple[npt.NDArray[Any], Entry] | None],
         commit: Callable[[Sequence[Change], bool], int],
+        prepare: Callable[[Sequence[Change], str], int],
     ) -> None:
-        """Takes from its store what its log takes, its dimension, how to read an id, and how to log and apply."""
+        """Takes from its store what its log takes, its dimension, how to read an id, and how to log and apply, now or
+        later."""
         self._log = log
         self._dimension_of_store = dimension
         self._read = read
         self._commit = commit
+        self._prepare = prepare
         self._first_dimension: int | None = None  # of its own vectors, where the store has none yet
         self._seen: dict[Id, int] = {}
         self._values: dict[Id, _Value | None] = {}  # None: deleted
@@ -430,15 +433,38 @@ class StoreTransaction(_Ending):
             SyncFailedError: the outcome is known after recovery; at interval 0 readers have not seen the change.
             WalClosedError, ForkedProcessError: it has no effect.
         """
+        return self._hand_over("committed", lambda changes: self._commit(changes, durable))
+
+    def prepare(self, gid: str) -> int:
+        """Logs everything in the transaction so that it can be committed later, whatever happens meanwhile; returns
+        the LSN of the prepare record. The first phase of a two-phase commit.
+
+        Until `VectorStore.commit_prepared` or `VectorStore.rollback_prepared` decides it, in this process or a later
+        one, nothing of it is seen, and other writers of its ids get `TransactionInDoubtError`.
+
+        Args:
+            gid: the global id, by which it is decided: a str of 1 to 65,535 UTF-8 bytes.
+
+        Raises:
+            DuplicateTransactionError: one of that global id is in doubt; nothing was logged, the transaction is rolled
+                back.
+            IdError, IdTypeError: the global id is none; the same.
+            What `commit` raises; `NoStoreError` for a store that keeps no log.
+
+        Durability: the prepare record is durable on return.
+        """
+        return self._hand_over("prepared", lambda changes: self._prepare(changes, gid))
+
+    def _hand_over(self, how: str, log: Callable[[Sequence[Change]], int]) -> int:
         self._check_open()
         try:
-            lsn = self._commit(self.changes, durable)
+            lsn = log(self.changes)
         except WalFullError:
             raise
         except BaseException:
             self._end("ended by an error")
             raise
-        self._end("committed")
+        self._end(how)
         return lsn
 
     @property

@@ -24,7 +24,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("checkpoint",),
     ("recovery",),
     ("search",),
-    ("manager", "store", "apply", "opening", "transaction", "two_phase", "aio"),
+    ("manager", "store", "apply", "opening", "transaction", "prepared", "two_phase", "aio"),
     ("observe", "replication", "cli"),
 )
 TIER = {room: tier for tier, rooms in enumerate(ORDER) for room in rooms}

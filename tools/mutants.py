@@ -62,6 +62,9 @@ _STATE = "tests/state/test_state.py::"
 _TRANSACTIONS = "tests/manager/test_transactions.py::"
 _AIO = "tests/aio/test_log.py::"
 _STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
+_PREPARED = "tests/store/test_prepared.py::"
+_COORDINATOR = "tests/two_phase/test_two_phase.py::"
+_TWO_PHASE = "tests/crash/test_two_phase_crash.py::"
 
 MUTANTS = [
     # -- the sync of the log, and `durable`
@@ -1226,7 +1229,7 @@ MUTANTS = [
         "whole batches larger than a segment",
         _one(
             "log/transaction.py",
-            "lsn = self._log.append_frame(Kind.COMMIT, 0, self._members, self._number, content)",
+            "lsn = self._end(Kind.COMMIT, self._members, self._summary())",
             "lsn = self._log.cursor.published",
         ),
     ),
@@ -1249,8 +1252,7 @@ MUTANTS = [
         (
             Edit(
                 "recovery/recover.py",
-                "            _check_commit(extent, extent.frames[at - firsts[extents[at]]], "
-                "zlib.crc32(crcs), len(members))",
+                "            _check_members(*frame_at(at), zlib.crc32(crcs), len(members))",
                 "            pass",
             ),
         ),
@@ -1275,7 +1277,7 @@ MUTANTS = [
         ("log.transaction_kept",),
         "half a transaction that ends behind what is released",
         _one(
-            "log/transaction.py", "self._spans[self._number] = (self._first_lsn, lsn)", "del self._spans[self._number]"
+            "log/transaction.py", "self._spans[self._number] = (self.first_lsn, lsn)", "del self._spans[self._number]"
         ),
         _TRANSACTIONS + "test_released_log_keeps_a_transaction_that_ends_behind_it[py]",
     ),
@@ -1386,6 +1388,198 @@ MUTANTS = [
         ),
         _STORE_TRANSACTIONS + "test_renewed_id_keeps_nothing_of_what_it_was_after_a_kill[py]",
     ),
+    # -- transactions that wait for a decision
+    Mutant(
+        "prepare_record_not_forced",
+        ("two_phase.prepare",),
+        "the promise of a participant: after a power cut it cannot commit what everybody else has committed",
+        _one("store.py", "        log.make_durable(lsn)\n", "        pass\n"),
+        "store-py",
+    ),
+    Mutant(
+        "prepared_transaction_rolled_back_by_recovery",
+        ("two_phase.in_doubt",),
+        "what a participant had promised to be able to commit",
+        _one("recovery/recover.py", "        if whole(at, open_transactions.get(txn, [])):", "        if False:"),
+        "store-py",
+    ),
+    Mutant(
+        "members_of_a_prepared_transaction_not_compared",
+        ("two_phase.in_doubt",),
+        "half of a prepared transaction is committed as if it were whole",
+        _one(
+            "recovery/recover.py",
+            "        if whole(at, open_transactions.get(txn, [])):",
+            "        if txn in open_transactions:",
+        ),
+        _PREPARED + "test_half_of_a_prepared_transaction_is_refused[py]",
+    ),
+    Mutant(
+        "what_the_checkpoint_holds_applied_again",
+        ("two_phase.in_doubt",),
+        "rows of a checkpoint: older ones take their place, which stand in the log that is kept for what is in doubt",
+        _one(
+            "recovery/recover.py",
+            "is_new = np.isin(kinds, _ROW_KINDS), ends > index.redo_lsn",
+            "is_new = np.isin(kinds, _ROW_KINDS), ends > 0",
+        ),
+        _PREPARED + "test_what_was_decided_before_the_checkpoint_is_not_looked_at_again[py]",
+    ),
+    Mutant(
+        "log_not_pinned_by_what_is_in_doubt",
+        ("two_phase.pin",),
+        "the entries of a transaction in doubt, once checkpoints have passed it",
+        _one("store.py", "        return self._prepared.pinned_lsn(redo_lsn)\n", "        return redo_lsn\n"),
+        "store-py",
+    ),
+    Mutant(
+        "log_not_pinned_by_a_decision_without_checkpoint",
+        ("two_phase.pin",),
+        "the entries of a transaction that was committed behind the last checkpoint and began before it",
+        _one("prepared.py", "            self._decided.append((prepared.logged.first_lsn, lsn))", "            pass"),
+        _PREPARED + "test_decision_that_is_not_applied_yet_pins_the_log_for_a_checkpoint[py]",
+    ),
+    Mutant(
+        "log_let_go_up_to_the_redo_point",
+        ("two_phase.pin", "checkpoint.release_log"),
+        "the entries of a transaction in doubt, with the segments that no checkpoint needs for its rows",
+        _one(
+            "checkpoint/control.py",
+            "        return min(int(slot.pinned_lsn) for slot in self.slots)\n",
+            "        return min(int(slot.redo_lsn) for slot in self.slots)\n",
+        ),
+        _PREPARED + "test_it_keeps_the_log_from_its_first_entry_on_until_a_checkpoint_covers_its_end[py]",
+    ),
+    Mutant(
+        "ids_in_doubt_written_by_others",
+        ("two_phase.held",),
+        "what another writer wrote to an id that a prepared transaction then overwrites",
+        _one("prepared.py", "        if id in self.holders:", "        if False:"),
+        _PREPARED + "test_its_ids_are_held_against_every_other_writer[py]",
+    ),
+    Mutant(
+        "ids_in_doubt_not_held_after_a_restart",
+        ("two_phase.held",),
+        "the same, by a writer of the process that comes after",
+        _one(
+            "prepared.py",
+            "        for prepared in found:\n            self.add(prepared)",
+            "        for prepared in found:\n            self._by_gid[prepared.gid] = prepared",
+        ),
+        _PREPARED + "test_it_outlives_the_process_and_its_checkpoints",
+    ),
+    Mutant(
+        "decision_logged_twice",
+        ("two_phase.end",),
+        "the log: a second commit of the same transaction stops recovery",
+        _one(
+            "log/transaction.py",
+            "        if self._may_count:\n            raise",
+            "        if False:\n            raise",
+        ),
+        _PREPARED + "test_interrupted_decision_is_not_logged_twice[py]",
+    ),
+    Mutant(
+        "decision_finds_no_room",
+        ("two_phase.end",),
+        "every later write: the log is full of what only the decision lets go of",
+        _one("log/log.py", "            self.keeper.lending = True\n", "            pass\n"),
+        _PREPARED + "test_full_log_takes_the_decision_that_makes_room_again[py]",
+    ),
+    Mutant(
+        "prepared_members_forgotten_by_readers",
+        ("two_phase.end",),
+        "entries of a transaction that a later process committed: readers of the log never see them",
+        _one("log/reader.py", "                prepared.add(txn)", "                pass"),
+        _PREPARED + "test_readers_of_the_log_see_its_entries_at_its_commit[py]",
+    ),
+    Mutant(
+        "salvage_forgets_what_is_in_doubt",
+        ("two_phase.in_doubt",),
+        "a promise, though nothing of it was damaged",
+        _one(
+            "opening.py",
+            "                store.log_prepared(undecided.gid, undecided.batches())",
+            "                pass",
+        ),
+        _PREPARED + "test_salvaged_log_keeps_what_is_in_doubt[py]",
+    ),
+    Mutant(
+        "decision_to_commit_not_forced",
+        ("two_phase.decide",),
+        "agreement: some have committed what the coordinator then rolls back",
+        _one(
+            "two_phase.py",
+            "CustomEntry(Decided(gid, participants)), durable=True)",
+            "CustomEntry(Decided(gid, participants)))",
+        ),
+        _TWO_PHASE + "test_every_message_and_some_of_the_disk_calls[py]",
+    ),
+    Mutant(
+        "decision_not_logged",
+        ("two_phase.decide",),
+        "agreement: after a crash the coordinator rolls back what some have committed",
+        _one(
+            "two_phase.py",
+            "            self._wal.log_entry(CustomEntry(Decided(gid, participants)), durable=True)",
+            "            pass",
+        ),
+        _TWO_PHASE + "test_every_message_and_some_of_the_disk_calls[py]",
+    ),
+    Mutant(
+        "open_transaction_rolled_back_by_recover",
+        ("two_phase.decide",),
+        "what a thread is about to commit",
+        _one("two_phase.py", "        if gid in self._active:\n            return None\n", ""),
+        _COORDINATOR + "test_transaction_without_a_decision_is_rolled_back_by_the_next_coordinator[py]",
+    ),
+    Mutant(
+        "commit_told_once",
+        ("two_phase.tell",),
+        "a commit at a participant whose line was dead for a moment",
+        _one(
+            "two_phase.py",
+            "                    if self._closing or (self._retry.wait(pause_s) and self._closing):",
+            "                    if True:",
+        ),
+        _COORDINATOR + "test_commit_is_told_until_it_is_acknowledged",
+    ),
+    Mutant(
+        "rollback_told_before_the_prepare_has_ended",
+        ("two_phase.tell",),
+        "ids of a participant that was slow: they stay in doubt",
+        _one("two_phase.py", "                wait([preparing[name]])", "                pass"),
+        _COORDINATOR + "test_participant_that_does_not_answer_in_time_is_rolled_back_when_it_does[py]",
+    ),
+    Mutant(
+        "participant_commits_without_a_sync",
+        ("two_phase.tell",),
+        "a commit that was acknowledged, and that the coordinator has forgotten",
+        _one(
+            "two_phase.py",
+            "            self._store.commit_prepared(gid)",
+            "            self._store.commit_prepared(gid, durable=False)",
+        ),
+        _TWO_PHASE + "test_every_message_and_some_of_the_disk_calls[py]",
+    ),
+    Mutant(
+        "decision_forgotten_before_all_know",
+        ("two_phase.forget",),
+        "a commit at a participant that was away",
+        _one("two_phase.py", "                is_last = not left", "                is_last = True"),
+        _COORDINATOR + "test_next_coordinator_tells_what_the_last_one_had_decided[py]",
+    ),
+    Mutant(
+        "decision_log_released_too_far",
+        ("two_phase.forget",),
+        "a decision that a participant has not heard of",
+        _one(
+            "two_phase.py",
+            "needed_lsn = min([self._ended_lsn, *(lsn for lsn, _ in self._decided.values())])",
+            "needed_lsn = self._ended_lsn",
+        ),
+        _COORDINATOR + "test_decision_log_stays_small_and_keeps_what_is_not_acknowledged[py]",
+    ),
     # -- recovery of a store
     Mutant(
         "recovered_frames_not_verified",
@@ -1398,7 +1592,7 @@ MUTANTS = [
         "log_that_begins_behind_the_checkpoint_accepted",
         ("check.redo",),
         "everything between a checkpoint and the log that should go on from it",
-        (Edit("recovery/recover.py", "    if control.oldest_lsn > redo_lsn:\n", "    if False:\n"),),
+        (Edit("recovery/recover.py", "    if control.oldest_lsn > pinned_lsn:\n", "    if False:\n"),),
         "tests/opening/test_read_only.py::test_checkpoint_older_than_the_log_goes_back_is_an_error_for_readers_and_writers",
     ),
     Mutant(
@@ -1569,8 +1763,8 @@ MUTANTS = [
         "everything that was logged while a checkpoint ran",
         _one(
             "checkpoint/checkpoint.py",
-            "            redo_lsn=capture.applied_lsn,\n            checkpoint_ns",
-            "            redo_lsn=capture.applied_lsn + 64,\n            checkpoint_ns",
+            "            redo_lsn=capture.applied_lsn,\n            pinned_lsn",
+            "            redo_lsn=capture.applied_lsn + 64,\n            pinned_lsn",
         ),
         "store-py",
     ),
@@ -1596,7 +1790,7 @@ MUTANTS = [
         "log_released_up_to_the_newer_checkpoint",
         ("checkpoint.release_log",),
         "everything since the older checkpoint when the newer one is damaged",
-        _one("opening.py", "    log.release(older_redo_lsn)\n", "    log.release(redo_lsn)\n"),
+        _one("opening.py", "    log.release(needed_lsn)\n", "    log.release(redo_lsn)\n"),
         "store-py",
         seed=3,
     ),
@@ -1604,7 +1798,7 @@ MUTANTS = [
         "log_released_up_to_the_newer_checkpoint_when_opening",
         ("opening.release_log",),
         "everything since the older checkpoint when the newer one is damaged",
-        (Edit("opening.py", "        log.release(data.older_redo_lsn)\n", "        log.release(data.redo_lsn)\n"),),
+        (Edit("opening.py", "        log.release(data.needed_lsn)\n", "        log.release(data.redo_lsn)\n"),),
         "tests/crash/test_protocol_steps.py::test_log_is_kept_for_the_older_checkpoint_when_a_store_is_opened",
     ),
     Mutant(

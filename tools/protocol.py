@@ -319,6 +319,14 @@ STEPS = (
     Step("log.transaction_kept", ()),
     Step("transaction.whole", ()),
     Step("transaction.seen", ()),
+    Step("two_phase.prepare", ("store.py VectorStore._prepare: log.make_durable(lsn)",)),
+    Step("two_phase.in_doubt", ()),
+    Step("two_phase.pin", ()),
+    Step("two_phase.held", ()),
+    Step("two_phase.end", ()),
+    Step("two_phase.decide", ()),
+    Step("two_phase.tell", ()),
+    Step("two_phase.forget", ("two_phase.py TwoPhaseCommit._note_end: self._wal.release(needed_lsn)",)),
     Step(
         "log.release",
         ("log/log.py Log.release: self.make_durable(lsn)", "manager.py WalManager.release: self._log.release(lsn)"),
@@ -461,8 +469,8 @@ STEPS = (
         (
             "log/reader.py _check_members: if rows != commit.rows: raise WalCorruptionError",
             (
-                "recovery/recover.py _check_commit: if fields is None or (fields['members_crc'], "
-                "int(commit['rows'])) != (members_crc, members): raise ENTRY.verdict(checksum='sound', "
+                "recovery/recover.py _check_members: if fields is None or (fields['members_crc'], "
+                "int(frame['rows'])) != (members_crc, members): raise ENTRY.verdict(checksum='sound', "
                 "content='half').mark"
             ),
         ),
@@ -471,7 +479,9 @@ STEPS = (
         "check.entry",
         (
             "log/reader.py decode_entry: raise ENTRY.verdict(checksum='sound', content='contradicts').mark",
-            "recovery/recover.py _refuse: raise ENTRY.verdict(checksum='sound', content='contradicts').mark",
+            "recovery/recover.py _refuse: raise _CONTRADICTS.mark",
+            "recovery/recover.py _undecided: raise _CONTRADICTS.mark",
+            "recovery/recover.py _batch_of: raise _CONTRADICTS.mark",
             (
                 "recovery/recover.py _refuse: if found != (state.matrix.dtype, rows * state.matrix.row_bytes): raise "
                 "ENTRY.verdict(checksum='sound', content='shape').mark"
@@ -482,7 +492,7 @@ STEPS = (
         "check.redo",
         (
             (
-                "recovery/recover.py check_reaches: if control.oldest_lsn > redo_lsn: raise "
+                "recovery/recover.py check_reaches: if control.oldest_lsn > pinned_lsn: raise "
                 "CHECKPOINT.verdict(newer='whole', log='behind').mark"
             ),
             "recovery/recover.py load_newest: if verdict.error is not None: raise verdict.mark",
@@ -640,15 +650,15 @@ STEPS = (
         "checkpoint.publish",
         (
             (
-                "checkpoint/checkpoint.py Checkpointer._publish: self._control.publish(redo_lsn=, checkpoint_ns=, "
-                "rows_high=, live_rows=, image_number=, image_bytes=, image_crc=)"
+                "checkpoint/checkpoint.py Checkpointer._publish: self._control.publish(redo_lsn=, pinned_lsn=, "
+                "checkpoint_ns=, rows_high=, live_rows=, image_number=, image_bytes=, image_crc=)"
             ),
         ),
     ),
     Step("image.remove", ("checkpoint/image.py remove_images: disk.unlink(image_path(data_dir, number))",)),
     Step("image.remove_directory", ("checkpoint/image.py remove_images: disk.sync_directory(data_dir)",)),
-    Step("checkpoint.release_log", ("opening.py _published: log.release(older_redo_lsn)",)),
-    Step("opening.release_log", ("opening.py _serve.checkpointer_of: log.release(data.older_redo_lsn)",)),
+    Step("checkpoint.release_log", ("opening.py _published: log.release(needed_lsn)",)),
+    Step("opening.release_log", ("opening.py _serve.checkpointer_of: log.release(data.needed_lsn)",)),
     # -- rows and who sees them
     Step(
         "state.pins",
@@ -686,8 +696,8 @@ STEPS = (
         (
             "store.py VectorStore._log_row: state.give_back(row)",
             (
-                "store.py VectorStore._log_batches: state.give_back(*(row for rows in taken for row in rows if row "
-                "!= NO_ROW))"
+                "store.py VectorStore._log_batches.write: state.give_back(*(row for rows in taken for row in rows if "
+                "row != NO_ROW))"
             ),
         ),
     ),

@@ -30,8 +30,11 @@ KINDS = {
     Kind.DELETE: "ids that end; no vectors, no metadata",
     Kind.UPSERT: "rows with ids that may be new or not",
     Kind.COMMIT: "transaction `txn` counts; `rows` is the number of its member frames",
+    Kind.PREPARE: "transaction `txn` may be committed later; `rows` is the number of its member frames, the one id its "
+    "global id",
     Kind.CHECKPOINT: "a checkpoint is durable",
     Kind.IDLE: "nothing; its `durable_lsn` says how far the last sync of a burst came",
+    Kind.ROLLBACK: "transaction `txn` counts for nothing",
     Kind.CUSTOM: "an entry of an application: the one id names its type, its bytes are the payload",
     Kind.PAD: "nothing; the rest of a segment, or a range that was reserved and not used",
 }

@@ -59,14 +59,16 @@ class Checkpointer:
         wait_durable: Callable[[int], None],
         on_published: Callable[[int, int, int], None],
         before_capture: Callable[[], None] = lambda: None,
+        pinned_lsn: Callable[[int], int] = lambda redo_lsn: redo_lsn,
     ) -> None:
         """Goes on from what `load_checkpoint` (and then `DataControl.restate`) or `create_data` returned.
 
         Args:
             wait_durable: returns once the log is durable up to an LSN, or raises; called with no lock held.
-            on_published: called with the older slot's redo LSN, the newer one's, and the checkpoint's number, once
-                that is durable: the log below the older redo LSN is not needed any more.
+            on_published: called with where the log is needed from for either slot, the newer one's redo LSN, and the
+                checkpoint's number, once that is durable: the log below is not needed any more.
             before_capture: called under the state's lock right before the capture.
+            pinned_lsn: called right behind it, with the redo LSN: where the log is needed from for this checkpoint.
         """
         self._disk = disk
         self._data_dir = data_dir
@@ -79,6 +81,7 @@ class Checkpointer:
         self._wait_durable = wait_durable
         self._on_published = on_published
         self._before_capture = before_capture
+        self._pinned_lsn = pinned_lsn
         # Whoever asks waits for a checkpoint that began after he asked; `_turn` orders who takes it.
         self._turn = disk.condition()
         self._begun = self._ended = 0  # under `_turn`: checkpoints begun, and the last one that succeeded
@@ -93,9 +96,9 @@ class Checkpointer:
         return self._control.redo_lsn
 
     @property
-    def older_redo_lsn(self) -> int:
-        """Where replay starts for the older one; the log below it is not needed."""
-        return self._control.older_redo_lsn
+    def needed_lsn(self) -> int:
+        """Where the log is needed from for either of the two that count."""
+        return self._control.needed_lsn
 
     @property
     def sequence(self) -> int:
@@ -157,6 +160,7 @@ class Checkpointer:
         with self._state.lock:
             self._before_capture()
             capture = self._state.capture()
+            pinned_lsn = self._pinned_lsn(capture.applied_lsn)
         try:
             # 2. The log is durable up to there: what the image names must not vanish from the log.
             self._wait_durable(capture.applied_lsn)
@@ -168,14 +172,14 @@ class Checkpointer:
             image = self._write_image(capture, changes)
             self._finally(lambda: self._sync_image(image))
             # 6. The slot: from here on a crash finds this checkpoint.
-            self._finally(lambda: self._publish(capture, image))
+            self._finally(lambda: self._publish(capture, image, pinned_lsn))
         except BaseException:
             self._give_up(capture)
             raise
         # 7. What only the overwritten slot named is let go: rows (in `_publish`), image files, the log.
         self._base_bytes, self._begin_anew = image.base_bytes, False
         self._remove_images()
-        self._on_published(self.older_redo_lsn, self.redo_lsn, self.sequence)
+        self._on_published(self.needed_lsn, self.redo_lsn, self.sequence)
         return CheckpointInfo(
             sequence=self.sequence,
             lsn=capture.applied_lsn,
@@ -246,9 +250,10 @@ class Checkpointer:
         if image.image_bytes == image.section_bytes:
             self._disk.sync_directory(self._data_dir)
 
-    def _publish(self, capture: Capture, image: _Image) -> None:
+    def _publish(self, capture: Capture, image: _Image, pinned_lsn: int) -> None:
         self._control.publish(
             redo_lsn=capture.applied_lsn,
+            pinned_lsn=pinned_lsn,
             checkpoint_ns=self._disk.time_ns(),
             rows_high=capture.rows_high,
             live_rows=capture.live_rows,

@@ -83,6 +83,17 @@ class DataControl:
         return min(int(slot.redo_lsn) for slot in self.slots)
 
     @property
+    def pinned_lsn(self) -> int:
+        """Where the log is needed from for the current checkpoint: before `redo_lsn` where a transaction begins there
+        that was in doubt."""
+        return int(self.current.pinned_lsn)
+
+    @property
+    def needed_lsn(self) -> int:
+        """Where the log is needed from for whichever of the valid slots."""
+        return min(int(slot.pinned_lsn) for slot in self.slots)
+
+    @property
     def sequence(self) -> int:
         """The number of the current checkpoint."""
         return int(self.current.sequence)
@@ -130,6 +141,7 @@ def create_control(disk: Disk, data_dir: str, identity: DataIdentity, redo_lsn: 
         "features_required": 0,
         "sequence": 1,
         "redo_lsn": redo_lsn,
+        "pinned_lsn": redo_lsn,
         "checkpoint_ns": identity.created_ns,
         "row_bytes": identity.stride,
         "rows_high": 0,
@@ -168,4 +180,6 @@ def _contradiction(fields: dict[str, Any]) -> str | None:
     for name, limit in (("redo_lsn", LSN_MAX), ("sequence", SEQUENCE_MAX), ("image_number", SEQUENCE_MAX)):
         if fields[name] > limit:
             return f"{name} {fields[name]} is impossible"
+    if fields["pinned_lsn"] > fields["redo_lsn"]:
+        return f"pinned_lsn {fields['pinned_lsn']} lies behind redo_lsn {fields['redo_lsn']}"
     return None

@@ -63,9 +63,14 @@ class Loaded:
         return self.control.redo_lsn
 
     @property
-    def older_redo_lsn(self) -> int:
-        """The lesser redo point of the two slots: the log below it is not needed."""
-        return self.control.older_redo_lsn
+    def pinned_lsn(self) -> int:
+        """Where the log is needed from; see `DataControl.pinned_lsn`."""
+        return self.control.pinned_lsn
+
+    @property
+    def needed_lsn(self) -> int:
+        """Where the log is needed from for either of the two slots; below, it is not."""
+        return self.control.needed_lsn
 
     @property
     def sequence(self) -> int:

@@ -155,19 +155,19 @@ def _verify_slots(data_dir: str, content: bytes, known: Known, check: DataCheck)
         if known.store_id is not None and slot.store_id != known.store_id:
             problem = f"it belongs to store {slot.store_id.hex()}, the log to {known.store_id.hex()}"
             check.findings.append(_damaged("control slot", path, problem, offset=offset))
-        if slot.redo_lsn < known.oldest_lsn:
+        if slot.pinned_lsn < known.oldest_lsn:
             problem = (
-                f"checkpoint {slot.sequence} goes on at LSN {slot.redo_lsn}, and the log begins at {known.oldest_lsn}: "
-                "the slot is an old one, or what lies between was removed"
+                f"checkpoint {slot.sequence} needs the log from LSN {slot.pinned_lsn} on, which begins at "
+                f"{known.oldest_lsn}: the slot is an old one, or what lies between was removed"
             )
-            check.findings.append(_damaged("control slot", path, problem, offset=offset, lsn=int(slot.redo_lsn)))
+            check.findings.append(_damaged("control slot", path, problem, offset=offset, lsn=int(slot.pinned_lsn)))
     newest = check.slots[0].sequence if check.slots else 0
     if len(check.slots) == len(SLOT_OFFSETS) and newest < known.checkpoint_noted:
         problem = (
             f"the log notes checkpoint {known.checkpoint_noted} as published, the newest slot is of checkpoint "
             f"{newest}: a slot is an old one"
         )
-        severity: Severity = "covered" if check.slots[0].redo_lsn >= known.oldest_lsn else "damaged"
+        severity: Severity = "covered" if check.slots[0].pinned_lsn >= known.oldest_lsn else "damaged"
         offset = SLOT_OFFSETS[1 - check.slots[0].index]
         check.findings.append(
             Finding(what="control slot", severity=severity, path=path, problem=problem, offset=offset)
@@ -232,7 +232,7 @@ def _verify_checkpoints(
     check.sections = len(walked)
     check.bytes_read += max(int(slot.image_bytes) for slot in check.slots)
     for slot, found in broken:
-        covered = bool(whole) and min(slot.redo_lsn for slot, _ in whole) >= known.oldest_lsn
+        covered = bool(whole) and min(slot.pinned_lsn for slot, _ in whole) >= known.oldest_lsn
         for finding in found:
             problem = f"{finding.problem} (checkpoint {slot.sequence})"
             severity: Severity = "covered" if covered else "damaged"

@@ -18,9 +18,9 @@ from mmwal.cli.place import kernel_option, print_json
 from mmwal.config import KernelName
 from mmwal.entry import WalEntry
 
-KINDS = ("insert", "update", "upsert", "delete", "checkpoint", "commit", "custom")
+KINDS = ("insert", "update", "upsert", "delete", "checkpoint", "commit", "prepare", "rollback", "custom")
 _VALUES_SHOWN = 4
-_SHOWN_BY_NAME = ("sequence", "redo_lsn", "first_lsn", "rows", "name", "operation")
+_SHOWN_BY_NAME = ("gid", "sequence", "redo_lsn", "first_lsn", "rows", "name", "operation")
 
 
 @click.command()
@@ -83,6 +83,10 @@ def _rows(entry: Any) -> Iterator[dict[str, Any]]:
             yield {**where, "kind": "checkpoint", "sequence": entry.seq, "redo_lsn": entry.redo_lsn}
         case WalEntry.Commit():
             yield {**where, "kind": "commit", "first_lsn": entry.first_lsn, "rows": entry.rows}
+        case WalEntry.Prepare():
+            yield {**where, "kind": "prepare", "gid": entry.gid, "first_lsn": entry.first_lsn, "rows": entry.rows}
+        case WalEntry.Rollback():
+            yield {**where, "kind": "rollback"}
         case WalEntry.Custom():
             timestamp = entry.entry.timestamp.isoformat() if entry.entry.timestamp else None
             operation = entry.operation if isinstance(entry.operation, bytes) else repr(entry.operation)
@@ -106,9 +110,5 @@ def _line(row: dict[str, Any], vectors: bool) -> str:
         parts.append(f"[{values}{', …' if len(shown) < len(vector) else ''}]")
     if row.get("metadata"):
         parts.append(str(row["metadata"]))
-    parts += [
-        f"{name} {row[name]}"
-        for name in ("sequence", "redo_lsn", "first_lsn", "rows", "name", "operation")
-        if name in row
-    ]
+    parts += [f"{name} {row[name]}" for name in _SHOWN_BY_NAME if name in row]
     return "  ".join(parts)

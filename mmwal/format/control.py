@@ -48,6 +48,11 @@ DATA_CONTROL = Layout(
     "Control slot of the data",
     *_IDENTITY,
     ("redo_lsn", "u64", "where replay starts"),
+    (
+        "pinned_lsn",
+        "u64",
+        "where the log is needed from: redo_lsn, or where a transaction begins that was in doubt then",
+    ),
     ("checkpoint_ns", "u64", "wall clock of the checkpoint, nanoseconds since 1970 UTC"),
     ("row_bytes", "u32", "stride of a row of the matrix"),
     ("rows_high", "u64", "rows of the matrix ever used: the high-water mark"),

@@ -48,8 +48,10 @@ class Kind(enum.IntEnum):
     DELETE = 3
     UPSERT = 4
     COMMIT = 16
+    PREPARE = 17
     CHECKPOINT = 18
     IDLE = 19
+    ROLLBACK = 20
     CUSTOM = 32
     PAD = 255
 
@@ -67,7 +69,10 @@ FRAME = Layout(
     (
         "kind",
         "u8",
-        "1 insert, 2 update, 3 delete, 4 upsert, 16 commit, 18 checkpoint, 19 idle mark, 32 custom, 255 pad",
+        (
+            "1 insert, 2 update, 3 delete, 4 upsert, 16 commit, 17 prepare, 18 checkpoint, 19 idle mark, 20 rollback, "
+            "32 custom, 255 pad"
+        ),
     ),
     ("flags", "u8", "no flag is defined: zero"),
     ("dtype", "u8", "of the vectors: 0 none, 1 float32, 2 float16, 3 int8"),
@@ -76,8 +81,8 @@ FRAME = Layout(
     ("txn", "u64", "transaction this frame belongs to; 0: none"),
     ("time_ns", "u64", "wall clock when it was logged, nanoseconds since 1970 UTC"),
     ("durable_lsn", "u64", "the durable position known when it was written"),
-    ("rows", "u32", "rows in this frame (commit: member frames)"),
-    ("vector_bytes", "u32", "size of the vectors, or of the fixed payload of a commit or checkpoint"),
+    ("rows", "u32", "rows in this frame (commit, prepare: member frames)"),
+    ("vector_bytes", "u32", "size of the vectors, or of the fixed payload of a commit, prepare or checkpoint"),
     ("id_bytes", "u32", "size of the block of ids"),
     ("meta_bytes", "u32", "size of the block of metadata; 0: no row says anything about metadata"),
 )
@@ -90,7 +95,7 @@ FRAME_DTYPE = np.dtype(
     }
 )
 COMMIT = Layout(
-    "Payload of a commit frame",
+    "Payload of a commit or prepare frame",
     ("first_lsn", "u64", "position of the first member frame"),
     ("rows", "u64", "rows in all members"),
     ("members_crc", "u32", "CRC-32 over the CRC fields of the members, in order"),

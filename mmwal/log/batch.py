@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Operation, normalize_matrix, normalize_vector
+from mmwal.entry import OperationName, normalize_matrix, normalize_vector
 from mmwal.errors import DuplicateIdError, EntryTooLargeError, IdTypeError, VectorError
 from mmwal.format.frame import HEADER_BYTES, Kind, align, encode_id, pack_ids, pack_metadata
 from mmwal.format.metadata import encode_metadata
@@ -164,7 +164,7 @@ def checked_batch(
     ids: Any,
     vectors: Any,
     metadata: Sequence[Mapping[str, Any] | None] | None,
-    operation: Operation,
+    operation: OperationName,
 ) -> Batch:
     """Returns what a caller passed as a batch; its vectors are the caller's own where they can be.
 

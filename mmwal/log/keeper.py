@@ -81,6 +81,7 @@ class Keeper:
         self.attempts = 0
         self.full: OSError | None = None
         self.over_budget = False
+        self.lending = False  # appenders set it: one segment more than the budget has room for
         self.rotations = 0
         self.worker: Worker | None = None
 
@@ -220,7 +221,9 @@ class Keeper:
             if self.over_budget:
                 if end - self._cursor.reserved <= self.live_bytes_max:  # else no checkpoint could make room for it
                     self.on_pressure()
-                return
+                if not self.lending:
+                    return
+                self.lending = False
             self._attach(self._prepare(number, None))
 
     def _prepare(self, number: int, previous: Predecessor | None) -> Segment:

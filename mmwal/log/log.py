@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ from mmwal.log.control import INCARNATION_SHIFT, LogControl
 from mmwal.log.gate import PythonGate
 from mmwal.log.keeper import Keeper
 from mmwal.log.segment import Predecessor, Segment, SegmentInfo, open_segment, prepare_segment, segment_name
-from mmwal.log.transaction import COMMIT_BYTES, Frame, LogTransaction
+from mmwal.log.transaction import COMMIT_BYTES, Frame, LogTransaction, prepare_bytes
 
 if TYPE_CHECKING:
     from mmwal.disk.interface import Worker
@@ -201,12 +202,37 @@ class Log:
         Returns the LSN of the commit frame, which is the LSN of every row in them. Raises as `settle`; what was
         logged before the commit frame then counts for nothing.
         """
-        self._check_room([frame.size for frame in frames])
+        with self._transaction_of(frames, COMMIT_BYTES) as transaction:
+            return transaction.commit()
+
+    def prepare_transaction(self, frames: Sequence[Frame], gid: str) -> LogTransaction:
+        """Logs frames that will count together, or not at all, by what is decided later.
+
+        Returns the transaction, to be decided. Raises as `settle`; what was logged then counts for nothing.
+        """
+        with self._transaction_of(frames, prepare_bytes(gid) + COMMIT_BYTES) as transaction:
+            transaction.prepare(gid)
+            return transaction
+
+    def append_decision(self, kind: int, dtype: int, rows: int, txn: int, payload: Any = None) -> int:
+        """As `append_frame`, for what decides a prepared transaction: where the budget has no room, since the
+        transaction itself keeps the log, it is exceeded by a segment."""
+        try:
+            return self.append_frame(kind, dtype, rows, txn, payload)
+        except OverBudget:
+            self.keeper.lending = True
+            self.wait_for_room()
+            return self.append_frame(kind, dtype, rows, txn, payload)
+
+    @contextmanager
+    def _transaction_of(self, frames: Sequence[Frame], more_bytes: int) -> Iterator[LogTransaction]:
+        """Logs members, for which and for ``more_bytes`` there must be room."""
+        self._check_room([*(frame.size for frame in frames), more_bytes])
         transaction = LogTransaction(self)
         try:
             for frame in frames:
                 transaction.append(frame)
-            return transaction.commit()
+            yield transaction
         except BaseException:
             transaction.abandon()
             raise
@@ -234,7 +260,7 @@ class Log:
         """
         size, budget = self.segment_bytes, self.keeper.live_bytes_max
         reserved = end = self.cursor.reserved
-        for length in [*lengths, COMMIT_BYTES]:
+        for length in lengths:
             number = end // size
             if end + length > data_end(number, size):
                 end = data_start(number + 1, size)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
-from mmwal.entry import Commit, CustomEntry, Operation, WalEntry, utc
+from mmwal.entry import Commit, CustomEntry, OperationName, WalEntry, utc
 from mmwal.errors import LsnUnavailableError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import (
     ALIGNMENT,
@@ -44,12 +44,13 @@ from mmwal.verdicts import ENTRY
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
-_OPERATIONS: dict[int, Operation] = {
+_OPERATIONS: dict[int, OperationName] = {
     Kind.INSERT: "insert",
     Kind.UPDATE: "update",
     Kind.DELETE: "delete",
     Kind.UPSERT: "upsert",
 }
+_TOLD = frozenset((Kind.COMMIT, Kind.PREPARE, Kind.ROLLBACK, Kind.CHECKPOINT, Kind.CUSTOM))
 _SINGLES: dict[int, Any] = {
     Kind.INSERT: WalEntry.Insert,
     Kind.UPDATE: WalEntry.Update,
@@ -166,34 +167,38 @@ def read_entries(
         raise LsnUnavailableError(start_lsn, oldest_lsn)
     start_lsn = max(start_lsn or 0, oldest_lsn)
     open_transactions: dict[int, list[tuple[Extent, np.void]]] = {}
+    prepared: set[int] = set()
     incarnation = 0
     first_lsn = data_start(max(start_lsn - 1, 0) // size, size)
     for extent in extents(first_lsn, end_lsn):
         for frame in extent.frames:
             kind, txn = int(frame["kind"]), int(frame["txn"])
             if txn and kind in ROW_KINDS:
-                if txn >> INCARNATION_SHIFT != incarnation:  # what another writer left open is never committed
-                    open_transactions.clear()
+                if txn >> INCARNATION_SHIFT != incarnation:  # what another writer left open is not committed any more
+                    open_transactions = {txn: open_transactions[txn] for txn in prepared & open_transactions.keys()}
                     incarnation = txn >> INCARNATION_SHIFT
                 open_transactions.setdefault(txn, []).append((extent, frame))
                 continue
             lsn = frame_end(frame)
             if until_lsn is not None and lsn > until_lsn:
                 return
-            members = open_transactions.pop(txn, []) if kind == Kind.COMMIT else []
+            if kind == Kind.PREPARE:
+                prepared.add(txn)
+            members = open_transactions.pop(txn, []) if kind in (Kind.COMMIT, Kind.ROLLBACK) else []
             if lsn <= start_lsn:
                 continue
             if kind == Kind.COMMIT:
                 commit = decode_entry(extent, frame, lsn, identity)
                 if commit.first_lsn < oldest_lsn and leave_out_cut:
                     continue
+                prepared.discard(txn)
                 if commit.first_lsn < first_lsn:
                     earlier = extents(commit.first_lsn, first_lsn)
                     members = [*_members(earlier, txn), *members]
                 _check_members(extent, frame, commit, members)
-            for member_extent, member in members:
+            for member_extent, member in members if kind == Kind.COMMIT else ():
                 yield decode_entry(member_extent, member, lsn, identity)
-            if kind in _OPERATIONS or kind in (Kind.COMMIT, Kind.CHECKPOINT, Kind.CUSTOM):
+            if kind in _OPERATIONS or kind in _TOLD:
                 yield decode_entry(extent, frame, lsn, identity)
 
 
@@ -243,6 +248,11 @@ def decode_entry(extent: Extent, frame: np.void, lsn: int, identity: LogIdentity
         if kind == Kind.COMMIT:
             fields = _fields(COMMIT.unpack(payload))
             return WalEntry.Commit(fields["first_lsn"], fields["rows"], **where)
+        if kind == Kind.ROLLBACK:
+            return WalEntry.Rollback(**where)
+        if kind == Kind.PREPARE:
+            fields = _fields(COMMIT.unpack(payload))
+            return WalEntry.Prepare(unpack_gid(ids_block), fields["first_lsn"], fields["rows"], **where)
         ids = unpack_ids(ids_block, rows)
         if kind == Kind.CUSTOM:
             return _decode_custom(ids, payload, where)
@@ -274,6 +284,14 @@ def _decode_custom(names: list[str | int], payload: memoryview, where: dict[str,
     operation, known = TYPES.decode(names[0], bytes(payload[CUSTOM.size :]))
     timestamp = None if time_ns == NO_TIME else utc(time_ns)
     return WalEntry.Custom(CustomEntry(operation, timestamp), names[0], known, **where)
+
+
+def unpack_gid(ids_block: memoryview) -> str:
+    """Returns the global id of a prepare frame. Raises `ValueError` where it has none."""
+    gid = unpack_ids(ids_block, 1)[0]
+    if not isinstance(gid, str):
+        raise ValueError("a prepare record without the global id of its transaction")
+    return gid
 
 
 def decode_vectors(payload: memoryview, dtype: int, rows: int) -> npt.NDArray[Any] | None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _SEGMENT_NAME = re.compile(r"segment-([0-9a-f]{16})\.wal")
 _HAS_ROWS = np.array([kind in ROW_KINDS for kind in range(256)])
+_ENDS = sorted((Kind.COMMIT, Kind.ROLLBACK))
 _SPARE_NAME = re.compile(r"spare-[0-9a-f]{16}\.wal")
 
 
@@ -186,7 +187,7 @@ def _footer(number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn:
     kinds, txns, times = frames["kind"], frames["txn"], frames["time_ns"]
     open_transactions = set(txns.tolist()) - {0}
     if open_transactions:
-        open_transactions -= set(txns[kinds == Kind.COMMIT].tolist())
+        open_transactions -= set(txns[np.isin(kinds, _ENDS)].tolist())
     last_crc = int(frames["frame_crc"][-1]) if len(frames) else 0
     content = FOOTER.pack(
         number=number,

@@ -250,10 +250,10 @@ def _read_log(
     control = _control(disk, wal_dir)
     proven_lsn = max((int(slot.redo_lsn) for slot in loaded.control.slots), default=0) if loaded else 0
     judged = survey(disk, kernel, wal_dir, control, proven_lsn)
-    redo_lsn = loaded.redo_lsn if loaded else control.oldest_lsn
+    redo_lsn, pinned_lsn = (loaded.redo_lsn, loaded.pinned_lsn) if loaded else (control.oldest_lsn,) * 2
     if until_lsn is None:
-        return judged, build_index(kernel, workers, judged, redo_lsn)
-    return judged, index_until(kernel, workers, judged, redo_lsn, until_lsn)
+        return judged, build_index(kernel, workers, judged, redo_lsn, pinned_lsn)
+    return judged, index_until(kernel, workers, judged, redo_lsn, pinned_lsn, until_lsn)
 
 
 def _control(disk: Disk, wal_dir: str) -> LogControl:

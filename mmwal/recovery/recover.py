@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
@@ -31,9 +31,10 @@ from mmwal.errors import ConsistencyError, DamageError, WalConfigError, WalCorru
 from mmwal.format.frame import ALIGNMENT, COMMIT, FRAME_DTYPE, LENGTH_MASK, ROW_KINDS, Kind, unpack_ids, unpack_metadata
 from mmwal.format.segment import data_start
 from mmwal.kernel.interface import DTYPES, FROM_EXTENT, FROM_MATRIX, REPLAY_DONE
+from mmwal.log.batch import Batch
 from mmwal.log.control import LogControl, LogIdentity
 from mmwal.log.control_file import CONTROL_NAME
-from mmwal.log.reader import Extent, frame_end
+from mmwal.log.reader import Extent, decode_vectors, frame_end, unpack_gid
 from mmwal.recovery.tail import Survey
 from mmwal.recovery.workers import Copy, Range, Workers
 from mmwal.state.replay import Replay
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 _RUN_ROWS = 1 << 16  # applied in one call, for which rows are provided
 _ID_BYTES_LEAST = 5  # of an id in a block: its place in the table, and a byte
 _ROW_KINDS = sorted(ROW_KINDS)
+_CONTRADICTS = ENTRY.verdict(checksum="sound", content="contradicts")
+_ENDS = sorted((Kind.COMMIT, Kind.PREPARE, Kind.ROLLBACK))  # what stands behind the members of a transaction
 
 
 class Ordered(NamedTuple):
@@ -57,9 +60,28 @@ class Ordered(NamedTuple):
     rows: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Undecided:
+    """A transaction that was prepared and neither committed nor rolled back, as far as the log goes."""
+
+    gid: str
+    txn: int
+    first_lsn: int
+    lsn: int
+    timestamp_ns: int
+    rows: int
+    members_crc: int
+    frames: list[tuple[Extent, np.void]]
+
+    def batches(self) -> list[Batch]:
+        """Returns its rows, copied from the log. Raises `WalCorruptionError` where they contradict themselves."""
+        return [_batch_of(extent, frame) for extent, frame in self.frames]
+
+
 @dataclass
 class Index:
-    """Verified frames behind the redo point, and what they amount to."""
+    """Verified frames behind the redo point, those of transactions in doubt there before it, and what they amount
+    to."""
 
     extents: list[Extent]
     redo_lsn: int
@@ -68,6 +90,8 @@ class Index:
     markers: int = 0
     customs: int = 0  # entries of applications, which change no row
     rolled_back: int = 0
+    in_doubt: list[Undecided] = field(default_factory=list)
+    pinned_lsn: int = 0  # where the frames begin
     losses: list[str] | None = None  # what was left out of a damaged log; None: nothing may be
 
     def lose(self, error: DamageError) -> None:
@@ -79,15 +103,15 @@ class Index:
     @property
     def bytes_scanned(self) -> int:
         """Bytes that were verified."""
-        return self.end_lsn - self.redo_lsn if self.extents else 0
+        return self.end_lsn - min(self.pinned_lsn or self.redo_lsn, self.redo_lsn) if self.extents else 0
 
     @property
     def cut_lsn(self) -> int | None:
         """Where a write of several frames begins whose end the log does not hold, if it ends within one."""
         for extent in reversed(self.extents):
-            counting = extent.frames[np.isin(extent.frames["kind"], [*_ROW_KINDS, Kind.COMMIT])]
+            counting = extent.frames[np.isin(extent.frames["kind"], [*_ROW_KINDS, *_ENDS])]
             if len(counting):
-                txn = int(counting[-1]["txn"]) if counting[-1]["kind"] != Kind.COMMIT else 0
+                txn = int(counting[-1]["txn"]) if counting[-1]["kind"] not in _ENDS else 0
                 starts = [each.frames["start_lsn"][each.frames["txn"] == txn] for each in self.extents]
                 return int(np.concatenate(starts)[0]) if txn else None
         return None
@@ -197,33 +221,36 @@ def dimension_of(config: WalConfig, identity: LogIdentity, index: Index) -> int 
     return from_log
 
 
-def build_index(kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, *, verify: bool = True) -> Index:
-    """Verifies every frame from ``redo_lsn`` to the end of the log and orders those that count.
+def build_index(
+    kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, pinned_lsn: int, *, verify: bool = True
+) -> Index:
+    """Verifies every frame from ``pinned_lsn`` to the end of the log and orders those that count behind ``redo_lsn``.
 
     With ``verify=False`` checksums are left alone: `survey` has verified those of the unsealed run, by which alone a
     torn frame is known. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
     """
-    check_reaches(judged.control, redo_lsn)
+    check_reaches(judged.control, pinned_lsn)
     ranges = [
-        Range(info, max(redo_lsn, info.first_lsn), judged.end_of(info))
+        Range(info, max(pinned_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
-        if judged.end_of(info) > max(redo_lsn, info.first_lsn)
+        if judged.end_of(info) > max(pinned_lsn, info.first_lsn)
     ]
-    index = Index(workers.scan(kernel, ranges, verify=verify), redo_lsn, judged.end_lsn)
+    extents = workers.scan(kernel, ranges, verify=verify)
+    index = Index(extents, redo_lsn, judged.end_lsn, pinned_lsn=pinned_lsn)
     order(index)
     return index
 
 
-def check_reaches(control: LogControl, redo_lsn: int) -> None:
+def check_reaches(control: LogControl, pinned_lsn: int) -> None:
     """Raises `ConsistencyError` where the log begins behind the checkpoint that it goes on from."""
-    if control.oldest_lsn > redo_lsn:
+    if control.oldest_lsn > pinned_lsn:
         raise CHECKPOINT.verdict(newer="whole", log="behind").mark(
             ConsistencyError(
                 control.path,
                 f"the log begins at LSN {control.oldest_lsn}, behind the checkpoint that it should go on from, "
                 "and what lies between is missing; give the data_dir that belongs to it, or restore both from one "
                 "backup",
-                lsn=redo_lsn,
+                lsn=pinned_lsn,
             )
         )
 
@@ -296,7 +323,8 @@ def copy_winners(kernel: Kernel, workers: Workers, index: Index, decision: Decis
 
 
 def order(index: Index) -> None:
-    """Keeps the frames that count, each with its effective LSN, in that order."""
+    """Keeps the frames that count behind the redo point, each with its effective LSN, in that order; and the
+    transactions that are in doubt."""
     counts = [len(extent.frames) for extent in index.extents]
     firsts = np.cumsum([0, *counts])
     extents = np.repeat(np.arange(len(counts)), counts)
@@ -305,34 +333,52 @@ def order(index: Index) -> None:
         parts = [extent.frames[name].astype(np.int64) for extent in index.extents]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    kinds, txns = column("kind"), column("txn")
-    is_row = np.isin(kinds, _ROW_KINDS)
-    index.customs = int((kinds == Kind.CUSTOM).sum())
-    index.markers = int((~is_row & (kinds != Kind.PAD)).sum()) - index.customs
-    keys = np.where(is_row & (txns == 0), np.arange(len(kinds)), -1)  # where each frame takes effect
-    open_transactions: dict[int, list[int]] = {}
-    for at in np.flatnonzero((is_row & (txns != 0)) | (kinds == Kind.COMMIT)).tolist():
-        txn = int(txns[at])
-        if is_row[at]:
-            open_transactions.setdefault(txn, []).append(at)
-            continue
-        members = open_transactions.pop(txn, [])
-        extent = index.extents[extents[at]]
-        crcs = b"".join(_frame(index, extents, firsts, member)["frame_crc"].tobytes() for member in members)
+    def whole(at: int, members: list[int]) -> bool:
+        """Whether a commit or prepare frame names exactly these members."""
+        found = [frame_at(member) for member in members]
+        crcs = b"".join(frame["frame_crc"].tobytes() for _, frame in found)
         try:
-            _check_commit(extent, extent.frames[at - firsts[extents[at]]], zlib.crc32(crcs), len(members))
+            _check_members(*frame_at(at), zlib.crc32(crcs), len(members))
         except ConsistencyError as error:
             index.lose(error)
-            open_transactions[txn] = members
+            return False
+        return True
+
+    def frame_at(at: int) -> tuple[Extent, np.void]:
+        extent = index.extents[extents[at]]
+        return extent, extent.frames[at - firsts[extents[at]]]
+
+    kinds, txns, rows, starts = column("kind"), column("txn"), column("rows"), column("start_lsn")
+    ends = starts + (column("commit") & LENGTH_MASK) * ALIGNMENT
+    is_row, is_new = np.isin(kinds, _ROW_KINDS), ends > index.redo_lsn
+    index.customs = int((is_new & (kinds == Kind.CUSTOM)).sum())
+    index.markers = int((is_new & ~is_row & (kinds != Kind.PAD)).sum()) - index.customs
+    keys = np.where(is_new & is_row & (txns == 0), np.arange(len(kinds)), -1)  # where each frame takes effect
+    open_transactions: dict[int, list[int]] = {}
+    prepared: dict[int, int] = {}
+    for at in np.flatnonzero((is_row & (txns != 0)) | np.isin(kinds, _ENDS)).tolist():
+        txn, kind = int(txns[at]), kinds[at]
+        if is_row[at]:
+            open_transactions.setdefault(txn, []).append(at)
+        elif kind == Kind.PREPARE:
+            prepared[txn] = at
         else:
-            keys[members] = at
-    rows = column("rows")
-    index.rolled_back = sum(int(rows[members].sum()) for members in open_transactions.values())
+            prepared.pop(txn, None)
+            members = open_transactions.pop(txn, [])
+            if not is_new[at]:
+                continue  # the checkpoint holds what came of it
+            if kind == Kind.COMMIT and whole(at, members):
+                keys[members] = at
+            else:
+                index.rolled_back += int(rows[members].sum())
+    for txn, at in prepared.items():
+        if whole(at, open_transactions.get(txn, [])):
+            members = open_transactions.pop(txn)
+            index.in_doubt.append(_undecided(*frame_at(at), [frame_at(member) for member in members]))
+    index.rolled_back += sum(int(rows[members].sum()) for members in open_transactions.values())
     chosen = np.flatnonzero(keys >= 0)
     if (np.diff(keys[chosen]) < 0).any():
         chosen = chosen[np.argsort(keys[chosen], kind="stable")]
-    starts = column("start_lsn")
-    ends = starts + (column("commit") & LENGTH_MASK) * ALIGNMENT
     bases = np.array([extent.base_lsn for extent in index.extents], np.int64)
     where = extents[chosen]
     index.ordered = Ordered(
@@ -343,22 +389,48 @@ def order(index: Index) -> None:
     )
 
 
-def _frame(index: Index, extents: npt.NDArray[np.int64], firsts: npt.NDArray[np.int64], at: int) -> np.void:
-    frame: np.void = index.extents[extents[at]].frames[at - firsts[extents[at]]]
-    return frame
+def _undecided(extent: Extent, prepare: np.void, frames: list[tuple[Extent, np.void]]) -> Undecided:
+    payload, ids_block, _ = extent.blocks(prepare)
+    fields = COMMIT.unpack(payload)
+    assert fields is not None
+    try:
+        gid = unpack_gid(ids_block)
+    except ValueError as error:
+        raise _CONTRADICTS.mark(_contradiction(extent, extent.offset_of(prepare), prepare, str(error))) from error
+    return Undecided(
+        gid=gid,
+        txn=int(prepare["txn"]),
+        first_lsn=fields["first_lsn"],
+        lsn=frame_end(prepare),
+        timestamp_ns=int(prepare["time_ns"]),
+        rows=fields["rows"],
+        members_crc=fields["members_crc"],
+        frames=frames,
+    )
 
 
-def _check_commit(extent: Extent, commit: np.void, members_crc: int, members: int) -> None:
-    """Raises `ConsistencyError` unless the commit frame names exactly these members."""
-    fields = COMMIT.unpack(extent.blocks(commit)[0])
-    if fields is None or (fields["members_crc"], int(commit["rows"])) != (members_crc, members):
+def _batch_of(extent: Extent, frame: np.void) -> Batch:
+    payload, ids_block, metadata_block = extent.blocks(frame)
+    rows = int(frame["rows"])
+    try:
+        vectors = decode_vectors(payload, int(frame["dtype"]), rows)
+        metadata = unpack_metadata(metadata_block, rows) if len(metadata_block) else None
+        ids = unpack_ids(ids_block, rows)
+        return Batch(int(frame["kind"]), ids, None if vectors is None else vectors.copy(), metadata)
+    except ValueError as error:
+        raise _CONTRADICTS.mark(_contradiction(extent, extent.offset_of(frame), frame, str(error))) from error
+
+
+def _check_members(extent: Extent, frame: np.void, members_crc: int, members: int) -> None:
+    """Raises `ConsistencyError` unless a commit or prepare frame names exactly these members."""
+    fields = COMMIT.unpack(extent.blocks(frame)[0])
+    if fields is None or (fields["members_crc"], int(frame["rows"])) != (members_crc, members):
         raise ENTRY.verdict(checksum="sound", content="half").mark(
             ConsistencyError(
                 extent.path,
-                f"transaction {int(commit['txn'])} commits entries that the log does not hold; restore it from a "
-                "backup",
-                offset=extent.offset_of(commit),
-                lsn=frame_end(commit),
+                f"transaction {int(frame['txn'])} commits entries that the log does not hold; restore it from a backup",
+                offset=extent.offset_of(frame),
+                lsn=frame_end(frame),
             )
         )
 
@@ -386,11 +458,13 @@ def _refuse(extent: Extent, offset: int, state: State) -> NoReturn:
         unpack_metadata(metadata_block, rows)
     except ValueError as error:
         problem = str(error)
-    raise ENTRY.verdict(checksum="sound", content="contradicts").mark(
-        WalCorruptionError(
-            extent.path,
-            f"an entry contradicts itself ({problem}); it was not written by mmwal",
-            offset=offset,
-            lsn=frame_end(frame),
-        )
+    raise _CONTRADICTS.mark(_contradiction(extent, offset, frame, problem))
+
+
+def _contradiction(extent: Extent, offset: int, frame: np.void, problem: str) -> WalCorruptionError:
+    return WalCorruptionError(
+        extent.path,
+        f"an entry contradicts itself ({problem}); it was not written by mmwal",
+        offset=offset,
+        lsn=frame_end(frame),
     )

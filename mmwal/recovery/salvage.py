@@ -69,19 +69,20 @@ class Salvage:
     durable_lsn: int = 0  # the greatest durable position on record
     bytes_scanned: int = 0
 
-    def index(self, redo_lsn: int) -> Index:
+    def index(self, redo_lsn: int, pinned_lsn: int) -> Index:
         """Returns what is left behind a redo point, in order; a transaction that lost an entry is left out whole.
 
         A checkpoint of it lies behind all old segments. Raises `ConsistencyError`.
         """
-        check_reaches(self.control, redo_lsn)
+        check_reaches(self.control, pinned_lsn)
         extents = [
-            replace(extent, frames=extent.frames[extent.frames["start_lsn"] >= redo_lsn]) for extent in self.extents
+            replace(extent, frames=extent.frames[extent.frames["start_lsn"] >= pinned_lsn]) for extent in self.extents
         ]
         index = Index(
             [extent for extent in extents if len(extent.frames)],
             redo_lsn,
             data_start(self.next_number, self.control.identity.segment_bytes),
+            pinned_lsn=pinned_lsn,
             losses=[str(loss) for loss in self.losses],
         )
         order(index)

@@ -29,21 +29,23 @@ if TYPE_CHECKING:
     from mmwal.log.reader import Extent
     from mmwal.recovery.read_only import LogReading
 
-_TIMED_KINDS = sorted({*ROW_KINDS, Kind.COMMIT, Kind.CHECKPOINT, Kind.CUSTOM})
+_TIMED_KINDS = sorted({*ROW_KINDS, Kind.COMMIT, Kind.PREPARE, Kind.ROLLBACK, Kind.CHECKPOINT, Kind.CUSTOM})
 
 
-def index_until(kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, until_lsn: int) -> Index:
+def index_until(
+    kernel: Kernel, workers: Workers, judged: Survey, redo_lsn: int, pinned_lsn: int, until_lsn: int
+) -> Index:
     """As `recover.build_index`, of the log as it was at a position. Raises `WalConfigError` for one behind its end."""
     if until_lsn > judged.end_lsn:
         raise WalConfigError("target", until_lsn, f"the log ends at LSN {judged.end_lsn}; give that or less")
-    check_reaches(judged.control, redo_lsn)
+    check_reaches(judged.control, pinned_lsn)
     ranges = [
-        Range(info, max(redo_lsn, info.first_lsn), judged.end_of(info))
+        Range(info, max(pinned_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
-        if judged.end_of(info) > max(redo_lsn, info.first_lsn) and info.first_lsn < until_lsn
+        if judged.end_of(info) > max(pinned_lsn, info.first_lsn) and info.first_lsn < until_lsn
     ]
     extents = [_until(extent, until_lsn) for extent in workers.scan(kernel, ranges, verify=True)]
-    index = Index(extents, redo_lsn, until_lsn)
+    index = Index(extents, redo_lsn, until_lsn, pinned_lsn=pinned_lsn)
     order(index)
     return index
 

@@ -64,6 +64,7 @@ from mmwal.recovery.tail import Survey, survey
 if TYPE_CHECKING:
     from mmwal.kernel.interface import Kernel
 
+_SUMS = frozenset((Kind.COMMIT, Kind.PREPARE))  # frames that say what the members are
 _WASTE_MOST = 8  # times the size of a segment, spent on frames that are wrong in their checksum only
 _SEARCH_STEP = 1 << 16
 
@@ -578,7 +579,7 @@ class _LogWalk:
             part.checkpoint_noted = max(part.checkpoint_noted, fields["sequence"] if fields else 0)
         for frame in frames[frames["txn"] != 0]:
             at = int(frame["start_lsn"]) - info.base_lsn + HEADER_BYTES
-            part.members.append((frame, content[at : at + COMMIT.size] if frame["kind"] == Kind.COMMIT else b""))
+            part.members.append((frame, content[at : at + COMMIT.size] if frame["kind"] in _SUMS else b""))
         return len(entries)
 
     # -- step 4: order
@@ -589,12 +590,17 @@ class _LogWalk:
             self._transactions.clear()
         for frame, payload in part.members:
             txn, lsn = int(frame["txn"]), int(frame["start_lsn"])
-            if frame["kind"] != Kind.COMMIT:
+            if frame["kind"] == Kind.ROLLBACK:
+                self._transactions.pop(txn, None)
+                continue
+            if frame["kind"] not in _SUMS:
                 first, count, rows, crc = self._transactions.get(txn, (lsn, 0, 0, 0))
                 crc = zlib.crc32(int(frame["frame_crc"]).to_bytes(4, "little"), crc)
                 self._transactions[txn] = (first, count + 1, rows + int(frame["rows"]), crc)
                 continue
-            first, count, rows, crc = self._transactions.pop(txn, (0, 0, 0, 0))
+            first, count, rows, crc = self._transactions.get(txn, (0, 0, 0, 0))
+            if frame["kind"] == Kind.COMMIT:
+                self._transactions.pop(txn, None)
             fields = COMMIT.unpack(payload)
             said = (fields["first_lsn"], int(frame["rows"]), fields["rows"], fields["members_crc"]) if fields else None
             begins_here = fields is not None and fields["first_lsn"] >= self.check.first_lsn

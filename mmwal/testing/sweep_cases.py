@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -640,6 +641,30 @@ def _transaction(new: int) -> Callable[[StoreScene], None]:
     return run
 
 
+def _two_phase(new: int, decide: Callable[[mmwal.VectorStore], int], *, commits: bool) -> Callable[[StoreScene], None]:
+    """New rows, prepared and then decided."""
+
+    def run(scene: StoreScene) -> None:
+        ids, matrix = scene.new_ids(new), scene.vectors(new)
+        rows = [(id, matrix[row].tobytes(), None) for row, id in enumerate(ids)] if commits else []
+
+        def act() -> int:
+            with scene.handle.transaction() as txn:
+                txn.insert_many(ids, matrix)
+                prepared_lsn = txn.prepare("g")
+            require(scene.handle.durable_lsn >= prepared_lsn, "a prepare record is not durable")
+            return decide(scene.handle)
+
+        scene.promised(scene.call(rows, act), True)
+        require(not scene.handle.list_in_doubt(), "what was decided is in doubt")
+
+    return run
+
+
+_COMMIT_PREPARED = partial(_two_phase, decide=lambda store: store.commit_prepared("g"), commits=True)
+_ROLLBACK_PREPARED = partial(_two_phase, decide=lambda store: store.rollback_prepared("g", durable=True), commits=False)
+
+
 def _log_transaction(count: int, held_bytes_max: int) -> Callable[[LogScene], None]:
     def run(scene: LogScene) -> None:
         ids, matrix = [f"t{row:04}" for row in range(count)], scene.vectors(count)
@@ -836,6 +861,9 @@ OPERATIONS = [
     _store_write("delete_many", "delete_many", _put("delete", 3, known=True, durable=True)),
     _store_write("transaction", "transaction", _transaction(3), "midlife", *_DURABLE),
     _store_write("transaction large", "transaction", _transaction(LARGE_ROWS), "midlife", "no runway"),
+    _store_write("prepared", "commit_prepared", _COMMIT_PREPARED(3), "midlife", "checkpointed", *_DURABLE),
+    _store_write("prepared large", "commit_prepared", _COMMIT_PREPARED(LARGE_ROWS), "midlife", "no runway"),
+    _store_write("prepared in vain", "rollback_prepared", _ROLLBACK_PREPARED(3), "midlife", *_DURABLE),
     _store("sync", "VectorStore.sync StoreWal.sync", _sync, (SyncFailedError,), *_OTHERS),
     _store(
         "wait_durable", "VectorStore.wait_durable StoreWal.wait_durable", _wait_durable, (SyncFailedError,), *_OTHERS

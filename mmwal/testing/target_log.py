@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmwal.entry import Operation, WalEntry
+from mmwal.entry import OperationName, WalEntry
 from mmwal.errors import OpenError, UnavailableError, WalFullError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK, ROW_KINDS, Kind
 from mmwal.format.metadata import encode_metadata
@@ -237,7 +237,7 @@ def new_identity(disk: SimulatedDisk, dimension: int) -> LogIdentity:
 class _Made(NamedTuple):
     """Rows made up."""
 
-    operation: Operation
+    operation: OperationName
     kind: int
     ids: list[str | int]
     vectors: Any
@@ -452,7 +452,7 @@ class LogSession:
         return lsn if 0 < lsn <= log.segment_end_lsn else log.settle(lsn, attempt)
 
 
-KINDS: list[tuple[Operation, Kind]] = [
+KINDS: list[tuple[OperationName, Kind]] = [
     ("insert", Kind.INSERT),
     ("insert", Kind.INSERT),
     ("upsert", Kind.UPSERT),

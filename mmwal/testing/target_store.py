@@ -3,7 +3,8 @@
 Not here: crashes (`explorer.py`), what is right of a log alone (`model.py`, `target_log.py`).
 
 What is found after a crash is right if and only if it is the state after some prefix of the writes that were issued,
-the prefix holds all that was promised, and every row carries the LSN of the write that made it.
+the prefix holds all that was promised, and every row carries the LSN of the write that made it. A transaction in doubt
+is part of the state: what it writes stands under a key of its own, which its decision removes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mmwal.errors import (
     NoStoreError,
     OpenError,
     SyncFailedError,
+    TransactionInDoubtError,
     UnavailableError,
     WalFullError,
 )
@@ -30,6 +32,7 @@ from mmwal.format.control import DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS, read_s
 from mmwal.format.metadata import decode_metadata
 from mmwal.format.segment import SEGMENT_BYTES_MIN
 from mmwal.kernel import load
+from mmwal.log.batch import Batch
 from mmwal.log.control import create_control, open_control
 from mmwal.opening import open_store
 from mmwal.recovery.log_opening import lock_directory, open_identity
@@ -42,6 +45,7 @@ from mmwal.testing.background import SimulatedMutex
 from mmwal.testing.model import Found, Model
 from mmwal.testing.simulator import SimulatedDisk
 from mmwal.testing.target_log import FAULTS, new_identity
+from mmwal.transaction import StoreTransaction
 
 WAL, DATA = "/store/wal", "/store/data"
 Contents = dict[Any, tuple[bytes, Any]]
@@ -179,13 +183,16 @@ class StoreTarget:
         loaded = load_newest(disk, config, control, DATA)
         assert loaded is not None
         workers = Workers(disk)
-        index = build_index(kernel, workers, judged, loaded.redo_lsn)
+        index = build_index(kernel, workers, judged, loaded.redo_lsn, loaded.pinned_lsn)
         decision = decide(index, loaded.state)
         tail = repair(disk, kernel, WAL, lock, judged)
         loaded.control.restate()
         disk.sync_directory(DATA)
         copy_winners(kernel, workers, index, decision, loaded.state)
-        return _shown(loaded.state, (control.oldest_lsn, tail.end_lsn))
+        found = _shown(loaded.state, (control.oldest_lsn, tail.end_lsn))
+        for undecided in index.in_doubt:
+            _show_in_doubt(found, undecided.gid, undecided.batches(), undecided.lsn)
+        return found
 
     @lru_cache(maxsize=64)  # noqa: B019 (a target lives as long as its process)
     def _config(self, story: StoreStory) -> WalConfig:
@@ -237,6 +244,25 @@ def _shown(state: State, positions: tuple[int, ...]) -> StoreFound:
     return StoreFound(positions[0], [], positions, contents, lsns)
 
 
+def _show_in_doubt(found: StoreFound, gid: str, batches: list[Batch], lsn: int) -> None:
+    """Adds a transaction in doubt to what an opened store shows."""
+    written: dict[Any, tuple[bytes | None, Any]] = {}
+    for batch in batches:
+        for row, id in enumerate(batch.ids):
+            meta = None if batch.metadata is None else batch.metadata[row]
+            written[id] = (None if batch.vectors is None else batch.vectors[row].tobytes(), decode_metadata(meta))
+    found.contents[in_doubt(gid)], found.lsns[in_doubt(gid)] = (_one_value(written), None), lsn
+
+
+def in_doubt(gid: str) -> tuple[str, str]:
+    """Returns the key that a transaction in doubt has in a state."""
+    return ("in doubt", gid)
+
+
+def _one_value(written: dict[Any, tuple[bytes | None, Any]]) -> bytes:
+    return repr(sorted(written.items(), key=str)).encode()
+
+
 def _names(disk: SimulatedDisk) -> list[str]:
     return disk.list_directory(DATA) if disk.exists(DATA) else []
 
@@ -272,7 +298,10 @@ class StoreSession:
         assert {hit.id for hit in hits} == contents.keys() and len(self.store) == len(contents), "search and ids differ"
         metrics = self.wal.get_metrics()
         positions = (metrics.oldest_lsn, metrics.durable_lsn, metrics.published_lsn, metrics.reserved_lsn)
-        return StoreFound(metrics.oldest_lsn, [], positions, contents, lsns)
+        found = StoreFound(metrics.oldest_lsn, [], positions, contents, lsns)
+        for one in self.store.list_in_doubt():
+            _show_in_doubt(found, one.gid, self.store._prepared.of(one.gid).batches, one.lsn)
+        return found
 
     def close(self) -> None:
         self.store.close()
@@ -326,9 +355,8 @@ class StoreSession:
             self.disk.run_workers()
 
     def _write(self, rng: random.Random, model: Model, count: int, *, fresh: bool = False) -> None:
-        assert isinstance(model, StoreModel)
-        contents = model.states[-1][0]
-        known = sorted(contents, key=str)
+        contents = _state_of(model)
+        known = sorted(_ids_in(contents), key=str)
         operation = "insert" if fresh else rng.choice(OPERATIONS)
         ids: list[Any] = []
         if operation in ("update", "delete"):
@@ -354,6 +382,11 @@ class StoreSession:
         model.begin(tuple(rows))
         try:
             lsn = write()
+        except TransactionInDoubtError as error:
+            model.withdraw()
+            if in_doubt(error.gid) not in _state_of(model):
+                raise
+            return
         except SyncFailedError:
             raise  # the outcome is unknown until recovery
         except UnavailableError:
@@ -364,30 +397,69 @@ class StoreSession:
 
     def _transaction(self, rng: random.Random, model: Model) -> None:
         """Several writes as one, some of them to the same ids."""
-        assert isinstance(model, StoreModel)
-        before = model.states[-1][0]
-        now = before.copy()
-        touched: dict[Any, None] = {}
         with self.store.transaction() as transaction:
-            for _ in range(rng.randint(1, 8)):
-                operation, id = rng.choice(OPERATIONS), rng.choice([*sorted(now, key=str), *touched, *range(24)])
-                if operation == "insert" and id in now:
-                    id = _new_id(rng, now)
-                if operation in ("update", "delete") and id not in now:
-                    continue
-                touched[id] = None
-                if operation == "delete":
-                    transaction.delete(id)
-                    del now[id]
-                else:
-                    vector, meta = _vectors(rng, 1, self.story.dimension)[0], rng.choice((None, None, {"n": 1}))
-                    getattr(transaction, operation)(id, vector, meta)
-                    now[id] = vector.tobytes(), now[id][1] if id in now and meta is None else meta
-            rows = [(id, *now.get(id, (None, None))) for id in touched if id in now or id in before]
-            if not rows or rng.random() < 0.1:
+            written = self._write_within(transaction, rng, model)
+            if not written or rng.random() < 0.1:
                 transaction.rollback()
                 return
+            rows = [(id, *value) for id, value in written.items()]
             self._written(model, rows, partial(transaction.commit, durable=rng.random() < 0.5))
+
+    def _prepare(self, rng: random.Random, model: Model) -> None:
+        """The same, to be decided later."""
+        gid = f"g{rng.randrange(10_000)}"
+        with self.store.transaction() as transaction:
+            written = self._write_within(transaction, rng, model)
+            if not written or in_doubt(gid) in _state_of(model):
+                transaction.rollback()
+                return
+
+            def prepare() -> int:
+                lsn = transaction.prepare(gid)
+                assert self.store.durable_lsn >= lsn, "a prepare record is not forced"
+                return lsn
+
+            self._written(model, [(in_doubt(gid), _one_value(written), None)], prepare)
+
+    def _decide(self, rng: random.Random, model: Model) -> None:
+        """Decides a transaction that is in doubt."""
+        waiting = self.store.list_in_doubt()
+        if not waiting:
+            return
+        gid = rng.choice(waiting).gid
+        rows: list[Any] = [(in_doubt(gid), None, None)]
+        durable = rng.random() < 0.5
+        if rng.random() < 0.4:
+            self._written(model, rows, partial(self.store.rollback_prepared, gid, durable=durable))
+            return
+        for batch in self.store._prepared.of(gid).batches:
+            for row, id in enumerate(batch.ids):
+                meta = None if batch.metadata is None else decode_metadata(batch.metadata[row])
+                rows.append((id, None if batch.vectors is None else batch.vectors[row].tobytes(), meta))
+        self._written(model, rows, partial(self.store.commit_prepared, gid, durable=durable))
+
+    def _write_within(
+        self, transaction: StoreTransaction, rng: random.Random, model: Model
+    ) -> dict[Any, tuple[bytes | None, Any]]:
+        """Writes some rows; returns what comes of it, by id."""
+        before = _state_of(model)
+        now = {id: before[id] for id in _ids_in(before)}
+        touched: dict[Any, None] = {}
+        for _ in range(rng.randint(1, 8)):
+            operation, id = rng.choice(OPERATIONS), rng.choice([*sorted(now, key=str), *touched, *range(24)])
+            if operation == "insert" and id in now:
+                id = _new_id(rng, now)
+            if operation in ("update", "delete") and id not in now:
+                continue
+            touched[id] = None
+            if operation == "delete":
+                transaction.delete(id)
+                del now[id]
+            else:
+                vector, meta = _vectors(rng, 1, self.story.dimension)[0], rng.choice((None, None, {"n": 1}))
+                getattr(transaction, operation)(id, vector, meta)
+                now[id] = vector.tobytes(), now[id][1] if id in now and meta is None else meta
+        return {id: now.get(id, (None, None)) for id in touched if id in now or id in before}
 
     def _put(self, operation: str, ids: list[Any], vectors: Any, metas: list[Any]) -> int:
         store = self.store
@@ -404,6 +476,8 @@ _WEIGHED = {
     "many": 14,
     "large": 2,
     "transaction": 8,
+    "prepare": 5,
+    "decide": 6,
     "durable": 6,
     "checkpoint": 8,
     "background": 16,
@@ -412,6 +486,17 @@ _WEIGHED = {
     "kill": 3,
 }
 ACTS, WEIGHTS = list(_WEIGHED), list(_WEIGHED.values())
+
+
+def _state_of(model: Model) -> Contents:
+    """Returns what a store holds after all that was issued."""
+    assert isinstance(model, StoreModel)
+    return model.states[-1][0]
+
+
+def _ids_in(contents: Contents) -> list[Any]:
+    """Returns the ids of a state, without the keys of what is in doubt."""
+    return [id for id in contents if not isinstance(id, tuple)]
 
 
 def _new_id(rng: random.Random, contents: Contents) -> Any:

@@ -25,7 +25,7 @@ def load(home: Home, until_lsn: int | None = None) -> Any:
 def test_new_store_is_empty_and_replays_from_the_beginning(home: Home) -> None:
     loaded = load(home)
     check_whole(home.kernel, loaded, {})
-    assert (loaded.redo_lsn, loaded.older_redo_lsn, loaded.sequence) == (START_LSN, START_LSN, 1)
+    assert (loaded.redo_lsn, loaded.needed_lsn, loaded.sequence) == (START_LSN, START_LSN, 1)
     assert loaded.notes == []
 
 
@@ -47,7 +47,7 @@ def test_checkpoint_brings_everything_back(home: Home) -> None:
     loaded = load(home)
     check_whole(home.kernel, loaded, home.content)
     assert loaded.redo_lsn == home.lsn
-    assert loaded.older_redo_lsn == START_LSN
+    assert loaded.needed_lsn == START_LSN
 
 
 def test_checkpoint_waits_for_the_log_before_and_reports_after(home: Home) -> None:
@@ -57,7 +57,7 @@ def test_checkpoint_waits_for_the_log_before_and_reports_after(home: Home) -> No
     second = home.checkpoint()
     assert home.waited == [first.lsn, second.lsn]
     assert home.published == [(START_LSN, first.lsn, 2), (first.lsn, second.lsn, 3)]
-    assert (home.checkpointer.older_redo_lsn, home.checkpointer.redo_lsn) == (first.lsn, second.lsn)
+    assert (home.checkpointer.needed_lsn, home.checkpointer.redo_lsn) == (first.lsn, second.lsn)
     assert home.checkpointer.sequence == 3
 
 

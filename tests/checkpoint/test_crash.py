@@ -109,7 +109,7 @@ def test_power_cut_at_any_step_leaves_a_whole_checkpoint(kernel: Any, seed: int)
 def go_on(image: SimulatedDisk, kernel: Any, home: Home, expected: Expectation, rng: random.Random, where: str) -> int:
     """Takes up what a power cut left and checkpoints again, with power failing on the way; returns images examined."""
     # The newest slot is restated over itself; where that tears, the older one counts again.
-    expected = Expectation(expected.contents, min(expected.least_lsn, home.loaded.older_redo_lsn))
+    expected = Expectation(expected.contents, min(expected.least_lsn, home.loaded.needed_lsn))
     examined = 0
     looked_at = set(rng.sample(range(1, 40), NESTED_STEPS))
 

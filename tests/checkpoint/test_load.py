@@ -180,8 +180,15 @@ def test_matrix_shorter_than_its_rows_or_missing_is_refused(disk: PosixDisk, sto
 @pytest.mark.parametrize("field", ["live_rows", "rows_high", "image_crc", "image_number", "redo_lsn", "image_bytes"])
 def test_slot_that_contradicts_its_image_is_refused(disk: PosixDisk, stored: Any, field: str) -> None:
     directory, _, _ = stored
-    edit_slots(directory, **{field: 8})
+    edit_slots(directory, **{"pinned_lsn": 8} if field == "redo_lsn" else {}, **{field: 8})
     with pytest.raises(ConsistencyError):
+        load_checkpoint(disk, str(directory))
+
+
+def test_slot_that_needs_the_log_from_behind_its_redo_point_is_refused(disk: PosixDisk, stored: Any) -> None:
+    directory, _, _ = stored
+    edit_slots(directory, redo_lsn=8)
+    with pytest.raises(HeaderCorruptionError, match="pinned_lsn"):
         load_checkpoint(disk, str(directory))
 
 

@@ -86,6 +86,7 @@ NO_DISK: dict[str, Callable[[mmwal.VectorStore], Any]] = {
     "search_batch": lambda store: store.search_batch(np.ones((2, 8), np.float32)),
     "durable_lsn": lambda store: store.durable_lsn,
     "recovery_stats": lambda store: store.recovery_stats,
+    "list_in_doubt": lambda store: store.list_in_doubt(),
     "failed": lambda store: store.failed,
     "changed": lambda store: store.changed,
     "__getitem__": lambda store: store["a"],
@@ -101,7 +102,9 @@ NO_DISK: dict[str, Callable[[mmwal.VectorStore], Any]] = {
     "wal.get_metrics": lambda store: store.wal.get_metrics(),
     "wal.__enter__": lambda store: store.wal.__enter__(),
 }
-FOR_OPENING = {"quiesce", "on_close", "on_verify", "end_checkpoints", "end", "end_in_child"}  # not for users
+FOR_OPENING = {  # not for users
+    *("quiesce", "pinned_lsn", "log_prepared", "on_close", "on_verify", "end_checkpoints", "end", "end_in_child")
+}
 REFUSED = {  # they raise before they touch anything; tests/store and tests/opening hold that
     *(f"ReadOnlyStore.{name}" for name in vars(ReadOnlyStore) if not name.startswith("_")),
     *(

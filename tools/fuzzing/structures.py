@@ -435,7 +435,7 @@ def _read_wal(kernel: Any, files: Files) -> None:
     next_lsn = judged.end_lsn if judged.resume else data_start(numbers[-1] + 1 if numbers else 0, size)
     cursor = kernel.Cursor(memoryview(bytearray(BLOCK_BYTES)), size, identity.dtype, identity.dimension, True)
     cursor.start(next_lsn)
-    index = build_index(kernel, Workers(disk), judged, control.oldest_lsn)
+    index = build_index(kernel, Workers(disk), judged, control.oldest_lsn, control.oldest_lsn)
     lsns = index.ordered.lsns.tolist() if index.ordered else []
     require(lsns == sorted(lsns), f"entries out of order: {lsns}")
     before = 0

@@ -1,0 +1,586 @@
+"""`TwoPhaseCommit`: one transaction over several stores, which all commit it or all do not.
+
+    with TwoPhaseCommit({"east": east, "west": west}, wal_dir="decisions/") as tpc:
+        tpc.prepare({"east": [Operation.Insert("1", vector)], "west": [Operation.Delete("2")]}).commit()
+
+The protocol is two-phase commit with presumed abort (C. Mohan, B. Lindsay, R. Obermarck, "Transaction Management in the
+R* Distributed Database Management System", 1986):
+
+    1. prepare    every participant forces a record by which it can commit, whatever happens; refusing is an answer, too
+    2. decide     the coordinator forces the decision to commit into its own log; a rollback is not logged
+    3. tell       every participant, again and again, until it has acknowledged
+    4. forget     the coordinator notes that all know
+
+Not here: what a store does to prepare (`store.py`), what it holds meanwhile (`prepared.py`).
+
+* Only the decision log tells what was decided. A transaction that it does not know, and that nobody is deciding, is
+  rolled back: so a crash before step 2 needs no record.
+* A participant may be told more than once. One that does not know a transaction has done before what it is told.
+* A rollback is told to a participant only once its prepare has ended: the other way round it would prepare for ever.
+* One coordinator at a time: the lock of the decision log sees to that, and the global ids carry its name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+import msgspec
+
+from mmwal.config import KernelName, WalConfig
+from mmwal.custom import register_entry
+from mmwal.disk.interface import Disk
+from mmwal.disk.posix import PosixDisk
+from mmwal.entry import CustomEntry, WalEntry
+from mmwal.errors import (
+    DecisionPendingError,
+    PrepareFailedError,
+    SyncFailedError,
+    TransactionClosedError,
+    TransactionError,
+    UnavailableError,
+    UnknownTransactionError,
+)
+from mmwal.manager import WalManager
+from mmwal.recovery.log_opening import default_disk
+from mmwal.store import VectorStore
+
+Decision = Literal["commit", "rollback"]
+
+_SEGMENT_BYTES = 1 << 20  # of the decision log: a decision takes about 200 bytes
+_RELEASE_EVERY = 256  # transactions
+_RETRY_S = (0.05, 2.0)  # before a participant is told again: at first, at most
+_logger = logging.getLogger("mmwal")
+
+
+class Operation:
+    """What a participant is asked to do: `Operation.Insert` and its like hold what the store's methods take."""
+
+    Insert: ClassVar = WalEntry.Insert
+    Update: ClassVar = WalEntry.Update
+    Upsert: ClassVar = WalEntry.Upsert
+    Delete: ClassVar = WalEntry.Delete
+
+
+class Participant(Protocol):
+    """Who takes part in a transaction: a store elsewhere, behind these four calls.
+
+    Each may be called by several threads, and again after a failure. What a call raises is logged, and the call
+    repeated, but for `prepare`.
+    """
+
+    def prepare(self, gid: str, operations: Sequence[Any]) -> None:
+        """Promises that the operations can be committed, as a whole and under this global id, whatever happens.
+
+        Durable on return. What it raises is the refusal; nothing may be left of the operations then.
+        """
+
+    def commit(self, gid: str) -> None:
+        """Commits what was prepared. Durable on return; nothing to do for a global id that is not in doubt."""
+
+    def rollback(self, gid: str) -> None:
+        """Lets go of what was prepared; nothing to do for a global id that is not in doubt."""
+
+    def list_in_doubt(self) -> Sequence[str]:
+        """Returns the global ids that are prepared and not decided."""
+
+
+class StoreParticipant:
+    """A `VectorStore` of this process as a `Participant`."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    def prepare(self, gid: str, operations: Sequence[Any]) -> None:
+        """Raises as the store's methods, `TypeError` for what is no operation; nothing was logged."""
+        with self._store.transaction() as txn:
+            for operation in operations:
+                match operation:
+                    case WalEntry.Insert():
+                        txn.insert(operation.id, operation.vector, operation.metadata)
+                    case WalEntry.Update():
+                        txn.update(operation.id, operation.vector, operation.metadata)
+                    case WalEntry.Upsert():
+                        txn.upsert(operation.id, operation.vector, operation.metadata)
+                    case WalEntry.Delete():
+                        txn.delete(operation.id)
+                    case _:
+                        raise TypeError(f"a {type(operation).__qualname__} is no Operation; pass Operation.Insert(...)")
+            txn.prepare(gid)
+
+    def commit(self, gid: str) -> None:
+        """As `VectorStore.commit_prepared`; durable on return."""
+        with suppress(UnknownTransactionError):
+            self._store.commit_prepared(gid)
+
+    def rollback(self, gid: str) -> None:
+        """As `VectorStore.rollback_prepared`."""
+        with suppress(UnknownTransactionError):
+            self._store.rollback_prepared(gid)
+
+    def list_in_doubt(self) -> Sequence[str]:
+        """As `VectorStore.list_in_doubt`."""
+        return [one.gid for one in self._store.list_in_doubt()]
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """In the decision log: a transaction is to be committed by these participants."""
+
+    gid: str
+    participants: list[str]
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """In the decision log: every participant has committed it."""
+
+    gid: str
+
+
+register_entry("mmwal.two_phase.commit", Decided)
+register_entry("mmwal.two_phase.end", Ended)
+
+
+class Doubt(NamedTuple):
+    """A transaction that some participants have prepared and not ended.
+
+    ``decision`` is what they are told as soon as they can be: "commit", or "rollback" where none was logged; None where
+    it is not this coordinator's to say, or its caller has not decided yet.
+    """
+
+    gid: str
+    participants: list[str]
+    decision: Decision | None
+
+
+class GlobalTransaction:
+    """A transaction that every participant has prepared; `TwoPhaseCommit.prepare` gives one. For one thread.
+
+    As a ``with`` block it is committed at the end, and rolled back by an exception.
+    """
+
+    def __init__(self, coordinator: TwoPhaseCommit, gid: str, participants: list[str]) -> None:
+        self._coordinator = coordinator
+        self.gid = gid
+        self.participants = participants
+        self._decision: Decision | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self.rollback()
+        elif self._decision is None:
+            self.commit()
+
+    def commit(self, *, timeout_ms: int | None = 30_000) -> None:
+        """Commits it everywhere; does nothing where it is committed already.
+
+        The decision is durable before the first participant is told; from then on a crash changes nothing of it.
+
+        Args:
+            timeout_ms: how long to wait until every participant has acknowledged; None: as long as it takes.
+
+        Raises:
+            DecisionPendingError: it is committed, and some participants do not answer. They are told again in the
+                background, and after a restart.
+            TransactionClosedError: it was rolled back.
+            WalFullError: no room for the decision. It stays prepared: commit again, or roll it back.
+            SyncFailedError: whether it is committed shows when the coordinator is opened again.
+            WalClosedError: the coordinator is closed; the next one rolls it back.
+        """
+        if self._decision == "rollback":
+            raise TransactionClosedError(f"transaction {self.gid!r} was rolled back; prepare another one")
+        if self._decision is None:
+            self._coordinator._log_commit(self.gid, self.participants)
+            self._decision = "commit"
+            self._coordinator._finish(self.gid, "commit", self.participants, timeout_ms)
+
+    def rollback(self, *, timeout_ms: int | None = 30_000) -> None:
+        """Rolls it back everywhere; does nothing where that was done. Raises as `commit`; `TransactionClosedError`
+        where it is committed."""
+        if self._decision == "commit":
+            raise TransactionClosedError(f"transaction {self.gid!r} is committed; undo it with another one")
+        if self._decision is None:
+            self._decision = "rollback"
+            self._coordinator._finish(self.gid, "rollback", self.participants, timeout_ms)
+
+
+class TwoPhaseCommit:
+    """The coordinator of transactions over several participants.
+
+    Args:
+        participants: by name, which must stay what it is over restarts: a `VectorStore` of this process, or a
+            `Participant`. One that was opened again takes the place of the old one: ``tpc.participants[name] = store``.
+        wal_dir: directory of the decision log, of its own. It must be as safe as the stores: without it, what is in
+            doubt can only be decided by hand.
+        prepare_timeout_ms: how long a participant may take to prepare.
+        kernel: as in `WalConfig`.
+
+    Opening ends what an earlier coordinator left in doubt, see `recover`. Raises as `WalManager`.
+
+    Durability: a participant has forced its prepare record before `prepare` returns, the decision is forced before any
+    is told, and `GlobalTransaction.commit` returns once all have committed durably.
+
+    Concurrency: any number of threads, each with what its `prepare` returned.
+
+    Example:
+        >>> import tempfile, warnings, mmwal
+        >>> warnings.simplefilter("ignore", mmwal.DurabilityWarning)
+        >>> root = tempfile.mkdtemp()
+        >>> stores = {name: mmwal.open(f"{root}/{name}", dimension=2) for name in ("east", "west")}
+        >>> with TwoPhaseCommit(stores, wal_dir=f"{root}/decisions") as tpc:
+        ...     tpc.prepare([Operation.Insert("1", [1.0, 0.0]), Operation.Insert("2", [0.0, 1.0])]).commit()
+        ...     tpc.list_in_doubt()
+        []
+        >>> [len(store) for store in stores.values()]
+        [2, 2]
+        >>> for store in stores.values(): store.close()
+    """
+
+    def __init__(
+        self,
+        participants: Mapping[str, VectorStore | Participant],
+        wal_dir: str | os.PathLike[str],
+        *,
+        prepare_timeout_ms: int = 10_000,
+        kernel: KernelName | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        self.participants: dict[str, VectorStore | Participant] = dict(participants)
+        self._prepare_timeout_ms = prepare_timeout_ms
+        disk = disk or default_disk()
+        self._wal = WalManager(
+            WalConfig(wal_dir=wal_dir, segment_size=_SEGMENT_BYTES, sync_interval_ms=100, kernel=kernel), disk=disk
+        )
+        self._begin = _in_thread if type(disk) is PosixDisk else _at_once  # a simulated one belongs to one thread
+        control = self._wal._log.control
+        self._name = control.identity.history_id.hex()
+        self._numbers = itertools.count(1)
+        self._incarnation = control.incarnation
+        self._closing = False
+        self._retry = threading.Condition()  # notified: tell at once who has not acknowledged
+        self._lock = threading.Lock()  # guards what follows
+        self._active: set[str] = set()  # being prepared, and until they are decided durably
+        self._decided: dict[str, tuple[int, list[str]]] = {}  # to commit: where the log ended before, by whom
+        self._telling: dict[str, tuple[Decision, dict[str, Future[None]]]] = {}
+        self._ended_lsn = self._ended = 0
+        self._last: GlobalTransaction | None = None
+        try:
+            self._read_decisions()
+            self.recover()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- a transaction ----------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, operations: Sequence[Any] | Mapping[str, Sequence[Any]], *, timeout_ms: int | None = None
+    ) -> GlobalTransaction:
+        """Lets every participant prepare its operations; returns the transaction, to be committed or rolled back.
+
+        Args:
+            operations: a list of `Operation`, for every participant; or a list by the name of the participant.
+            timeout_ms: instead of ``prepare_timeout_ms``.
+
+        Raises:
+            ValueError: a name is none of a participant's, or there is nothing to do.
+            PrepareFailedError: a participant refused, its ``__cause__``, or did not answer in time. All that prepared
+                are rolled back; one that still works on it is rolled back as soon as it is done.
+            WalClosedError, SyncFailedError: the coordinator can decide nothing any more.
+        """
+        self._check_usable()
+        plan = self._plan(operations)
+        gid = f"{self._name}-{self._incarnation}-{next(self._numbers)}"
+        self._active.add(gid)
+        preparing = {name: self._begin(self._participant(name).prepare, gid, wanted) for name, wanted in plan.items()}
+        limit_ms = self._prepare_timeout_ms if timeout_ms is None else timeout_ms
+        try:
+            wait(preparing.values(), limit_ms / 1000, return_when="FIRST_EXCEPTION")
+            refused = _first_refusal(preparing, limit_ms)
+        except BaseException:
+            self._tell(gid, "rollback", list(plan), preparing)
+            raise
+        if refused is not None:
+            name, problem = refused
+            told = self._tell(gid, "rollback", list(plan), preparing)
+            # So that it can be tried again at once. Who refused holds nothing, and who was late is not waited for.
+            others = [other for other in plan if other != name and (preparing[name].done() or preparing[other].done())]
+            wait([told[other] for other in others if not _has_refused(preparing[other])], limit_ms / 1000)
+            raise PrepareFailedError(gid, name, f"{type(problem).__name__}: {problem}") from problem
+        self._last = GlobalTransaction(self, gid, list(plan))
+        return self._last
+
+    def commit(self, *, timeout_ms: int | None = 30_000) -> None:
+        """Commits what `prepare` returned last; see `GlobalTransaction.commit`. Raises `TransactionError` where nothing
+        was prepared."""
+        self._prepared().commit(timeout_ms=timeout_ms)
+
+    def rollback(self, *, timeout_ms: int | None = 30_000) -> None:
+        """Rolls back what `prepare` returned last; see `GlobalTransaction.rollback`. Raises as `commit`."""
+        self._prepared().rollback(timeout_ms=timeout_ms)
+
+    def _prepared(self) -> GlobalTransaction:
+        if self._last is None:
+            raise TransactionError("nothing is prepared; call prepare() first")
+        return self._last
+
+    def _plan(self, operations: Sequence[Any] | Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        if not isinstance(operations, Mapping):
+            operations = dict.fromkeys(self.participants, operations)
+        for name in operations:
+            self._participant(name)
+        plan: dict[str, Sequence[Any]] = {name: list(wanted) for name, wanted in operations.items() if len(wanted)}
+        if not plan:
+            raise ValueError("operations is empty: pass at least one, for at least one participant")
+        return plan
+
+    # -- what is in doubt -------------------------------------------------------------------------------------------
+
+    def list_in_doubt(self) -> list[Doubt]:
+        """Returns what participants have prepared and not ended. One that does not answer is left out, and logged; but
+        what it has not acknowledged of a commit is told."""
+        found: dict[str, list[str]] = {}
+        for name in self.participants:
+            for gid in self._in_doubt_at(name) or ():
+                found.setdefault(gid, []).append(name)
+        with self._lock:
+            for gid, (_, participants) in self._decided.items():
+                found.setdefault(gid, participants)
+            return [Doubt(gid, names, self._decision_on(gid)) for gid, names in found.items()]
+
+    def recover(self) -> dict[str, Decision]:
+        """Ends what is in doubt and this coordinator's to decide: commits what the decision log says, rolls back what
+        it does not know and no thread is about to decide. Returns what was ended at the participants that answer.
+
+        It is done on opening; call it when a participant is back. Raises `WalClosedError`.
+        """
+        self._check_usable()
+        ended: dict[str, Decision] = {}
+        self._hurry()
+        for doubt in self.list_in_doubt():
+            if doubt.decision is None:
+                continue
+            _, names = self._decided.get(doubt.gid, (0, doubt.participants))
+            told = self._tell(doubt.gid, doubt.decision, names)
+            wait(told.values(), self._prepare_timeout_ms / 1000)
+            if all(answer.done() for answer in told.values()):
+                ended[doubt.gid] = doubt.decision
+        return ended
+
+    def resolve(self, gid: str, decision: Decision, *, timeout_ms: int | None = 30_000) -> None:
+        """Decides by hand a transaction that is in doubt: one of another coordinator that is lost for good, say.
+
+        Raises:
+            UnknownTransactionError: no participant that answers has it in doubt.
+            ValueError: it contradicts what this coordinator has decided; or ``decision`` is none.
+            DecisionPendingError: as `GlobalTransaction.commit`.
+        """
+        if decision not in ("commit", "rollback"):
+            raise ValueError(f"decision={decision!r}: must be 'commit' or 'rollback'")
+        doubt = next((doubt for doubt in self.list_in_doubt() if doubt.gid == gid), None)
+        if doubt is None:
+            raise UnknownTransactionError(gid)
+        if doubt.decision == "commit" and decision == "rollback":
+            raise ValueError(
+                f"transaction {gid!r} is committed, and some participants may have done so; call recover()"
+            )
+        if decision == "commit" and doubt.decision != "commit":
+            self._log_commit(gid, doubt.participants)
+        self._finish(gid, decision, doubt.participants, timeout_ms)
+
+    def _decision_on(self, gid: str) -> Decision | None:
+        if gid in self._telling:
+            return self._telling[gid][0]
+        if gid in self._active:
+            return None
+        if gid in self._decided:
+            return "commit"
+        return "rollback" if gid.startswith(f"{self._name}-") else None
+
+    def _in_doubt_at(self, name: str) -> Sequence[str] | None:
+        try:
+            return self._participant(name).list_in_doubt()
+        except Exception as error:  # noqa: BLE001 (whatever keeps it from answering)
+            _logger.warning("two-phase commit: participant %r does not say what is in doubt: %s", name, error)
+            return None
+
+    # -- the decision log -------------------------------------------------------------------------------------------
+
+    def _read_decisions(self) -> None:
+        before_lsn = self._wal.oldest_lsn
+        for entry in self._wal.replay():
+            match getattr(entry, "operation", None):
+                case Decided(gid=gid, participants=participants):
+                    self._decided[gid] = (before_lsn, participants)
+                case Ended(gid=gid):
+                    self._decided.pop(gid, None)
+                    self._ended_lsn = entry.lsn
+            before_lsn = entry.lsn
+
+    def _log_commit(self, gid: str, participants: list[str]) -> None:
+        """Forces the decision to commit."""
+        self._active.add(gid)
+        with self._lock:  # before it is logged: from then on the log must be kept for it
+            self._decided[gid] = (self._wal.last_lsn, participants)
+        try:
+            self._wal.log_entry(CustomEntry(Decided(gid, participants)), durable=True)
+        except SyncFailedError:
+            raise  # nobody knows until recovery, so nobody is told
+        except UnavailableError:
+            with self._lock:
+                del self._decided[gid]
+            raise
+        self._active.discard(gid)
+
+    def _note_end(self, gid: str) -> None:
+        """Notes that every participant knows. Not forced: told again, they have nothing to do."""
+        with suppress(Exception):  # the log is full, or closed: at worst they are told again
+            self._ended_lsn = self._wal.log_entry(CustomEntry(Ended(gid)))
+        with self._lock:
+            self._decided.pop(gid, None)
+            self._ended += 1
+            is_due = self._ended % _RELEASE_EVERY == 0
+            needed_lsn = min([self._ended_lsn, *(lsn for lsn, _ in self._decided.values())])
+        if is_due:
+            with suppress(Exception):
+                self._wal.release(needed_lsn)
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def _finish(self, gid: str, decision: Decision, participants: list[str], timeout_ms: int | None) -> None:
+        """Tells the participants and waits for them. Raises `DecisionPendingError`."""
+        told = self._tell(gid, decision, participants)
+        wait(told.values(), None if timeout_ms is None else timeout_ms / 1000)
+        missing = {name: "no answer yet" for name, answer in told.items() if not answer.done()}
+        if missing:
+            raise DecisionPendingError(gid, decision, missing)
+        for answer in told.values():
+            answer.result()
+
+    def _tell(
+        self,
+        gid: str,
+        decision: Decision,
+        participants: list[str],
+        preparing: Mapping[str, Future[None]] | None = None,
+    ) -> dict[str, Future[None]]:
+        """Begins to tell each participant until it has acknowledged; returns what each will have answered."""
+        with self._lock:
+            if gid in self._telling:
+                return self._telling[gid][1]
+            told: dict[str, Future[None]] = {}
+            self._telling[gid] = decision, told
+        left = set(participants)
+
+        def tell(name: str) -> None:
+            if preparing is not None:
+                wait([preparing[name]])
+            self._tell_one(name, gid, decision)
+            with self._lock:
+                left.discard(name)
+                is_last = not left
+            if is_last:
+                if decision == "commit":
+                    self._note_end(gid)
+                self._active.discard(gid)
+                self._telling.pop(gid)
+
+        for name in participants:
+            told[name] = self._begin(tell, name)
+        return told
+
+    def _tell_one(self, name: str, gid: str, decision: Decision) -> None:
+        pause_s, most_s = _RETRY_S
+        while True:
+            try:
+                participant = self._participant(name)
+                (participant.commit if decision == "commit" else participant.rollback)(gid)
+            except Exception as error:
+                _logger.warning("two-phase commit: participant %r, %s of %s: %s", name, decision, gid, error)
+                with self._retry:
+                    if self._closing or (self._retry.wait(pause_s) and self._closing):
+                        raise
+                pause_s = min(2 * pause_s, most_s)
+            else:
+                return
+
+    def _participant(self, name: str) -> Participant:
+        try:
+            found = self.participants[name]
+        except KeyError:
+            known = ", ".join(map(repr, self.participants))
+            raise ValueError(f"{name!r} is no participant; the participants are {known}") from None
+        return StoreParticipant(found) if isinstance(found, VectorStore) else found
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes the decision log. Idempotent. The participants stay open; the next one ends what is in doubt."""
+        self._closing = True
+        self._hurry()
+        self._wal.close()
+
+    def _hurry(self) -> None:
+        with self._retry:
+            self._retry.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+    def _check_usable(self) -> None:
+        log = self._wal._log
+        if log.failed:
+            raise log.refusal()
+        log.check_usable()
+
+
+def _has_refused(answer: Future[None]) -> bool:
+    return answer.done() and answer.exception() is not None
+
+
+def _first_refusal(preparing: Mapping[str, Future[None]], limit_ms: int) -> tuple[str, BaseException] | None:
+    """Returns who did not prepare, and why; None where all did."""
+    for name, answer in preparing.items():
+        if _has_refused(answer) and (problem := answer.exception()) is not None:
+            return name, problem
+    late = [name for name, answer in preparing.items() if not answer.done()]
+    return (late[0], TimeoutError(f"no answer in {limit_ms} ms")) if late else None
+
+
+def _at_once(act: Callable[..., None], *args: Any) -> Future[None]:
+    """Does something, and returns how it ended."""
+    future: Future[None] = Future()
+    try:
+        act(*args)
+    except Exception as error:  # noqa: BLE001 (it is handed on)
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+    return future
+
+
+def _in_thread(act: Callable[..., None], *args: Any) -> Future[None]:
+    """Begins to do something in a thread of its own, which nobody needs to wait for: a participant may never answer."""
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            act(*args)
+        except BaseException as error:  # noqa: BLE001 (it is handed on)
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=work, name="mmwal-two-phase", daemon=True).start()
+    return future

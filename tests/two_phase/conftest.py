@@ -1,0 +1,5 @@
+"""The fixtures of this room."""
+
+from tests.two_phase.fixtures import coordinate, parties
+
+__all__ = ["coordinate", "parties"]

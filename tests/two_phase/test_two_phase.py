@@ -1,0 +1,411 @@
+"""Two-phase commit: all or none over several stores, whoever fails (items 104 to 107)."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmwal
+from mmwal.errors import (
+    DecisionPendingError,
+    DuplicateIdError,
+    IdTypeError,
+    MetadataError,
+    PrepareFailedError,
+    TransactionClosedError,
+    TransactionError,
+    TransactionInDoubtError,
+    UnknownIdError,
+    UnknownTransactionError,
+    VectorError,
+    WalClosedError,
+    WalLockedError,
+)
+from mmwal.two_phase import Operation, TwoPhaseCommit
+from tests.store.stores import SEGMENT, vector
+from tests.two_phase.fixtures import Open, Unreliable
+
+pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
+
+Parties = dict[str, Unreliable]
+
+
+def insert(id: Any, number: float = 1) -> Any:
+    return Operation.Insert(id, vector(number))
+
+
+def ids(parties: Parties) -> dict[str, list[Any]]:
+    return {name: party.store.ids() for name, party in parties.items()}
+
+
+def in_doubt(parties: Parties) -> int:
+    return sum(len(party.store.list_in_doubt()) for party in parties.values())
+
+
+def settles(condition: Callable[[], bool]) -> None:
+    """Waits for what happens in the background."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
+
+
+# -- the guide's example
+
+
+def test_one_list_is_for_every_participant(coordinate: Open, parties: Parties) -> None:
+    coordinate().prepare([insert("1", 1), insert("2", 2)]).commit()
+    assert ids(parties) == {"east": ["1", "2"], "west": ["1", "2"]}
+
+
+def test_each_participant_gets_its_own_and_who_has_none_is_not_asked(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    tpc.prepare({"east": [insert("1"), Operation.Upsert("2", vector(2), {"n": 2})], "west": [insert(7)]})
+    assert ids(parties) == {"east": [], "west": []}
+    tpc.commit()
+    assert ids(parties) == {"east": ["1", "2"], "west": [7]}
+    parties["west"].calls.clear()
+    tpc.prepare({"east": [Operation.Update("1", metadata={"m": 1}), Operation.Delete("2")], "west": []}).commit()
+    assert parties["west"].calls == []
+    record = parties["east"].store.get("1")
+    assert record is not None
+    assert (record.vector[0], record.metadata) == (1, {"m": 1})
+    assert ids(parties) == {"east": ["1"], "west": [7]}
+
+
+def test_prepare_and_decision_are_forced_before_anything_else_happens(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    told: list[bool] = []
+    for party in parties.values():
+        party.waits["commit"] = lambda: told.append(tpc._wal.durable_lsn == tpc._wal.last_lsn > decided_lsn)
+    decided_lsn = tpc._wal.last_lsn
+    transaction = tpc.prepare([insert("1")])
+    for party in parties.values():
+        (doubt,) = party.store.list_in_doubt()
+        assert party.store.durable_lsn >= doubt.lsn
+        assert doubt.gid == transaction.gid
+    assert tpc._wal.last_lsn == decided_lsn  # nobody decided
+    transaction.commit()
+    assert told == [True, True]
+
+
+def test_second_commit_is_nothing_and_one_before_prepare_an_error(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    for act in (tpc.commit, tpc.rollback):
+        with pytest.raises(TransactionError, match="prepare"):
+            act()
+    transaction = tpc.prepare([insert("1")])
+    tpc.commit()
+    calls = len(parties["east"].calls)
+    tpc.commit()
+    transaction.commit()
+    assert len(parties["east"].calls) == calls
+    with pytest.raises(TransactionClosedError, match="committed"):
+        transaction.rollback()
+    other = tpc.prepare([insert("2")])
+    tpc.rollback()
+    other.rollback()
+    with pytest.raises(TransactionClosedError, match="rolled back"):
+        tpc.commit()
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+def test_block_commits_and_an_exception_in_it_rolls_back(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    with tpc.prepare([insert("1")]):
+        pass
+    with pytest.raises(RuntimeError), tpc.prepare([insert("2")]):
+        raise RuntimeError
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+    assert in_doubt(parties) == 0
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("operation", "cause"),
+    [
+        (Operation.Insert("there", vector(1)), DuplicateIdError),
+        (Operation.Update("not there", vector(1)), UnknownIdError),
+        (Operation.Delete("not there"), UnknownIdError),
+        (Operation.Insert("x", np.ones(3, np.float32)), VectorError),
+        (Operation.Insert("x", [1.0] * 7 + [float("nan")]), VectorError),
+        (Operation.Insert(True, vector(1)), IdTypeError),
+        (Operation.Insert("x", vector(1), {"n": object()}), MetadataError),
+        ("no operation", TypeError),
+    ],
+)
+def test_what_one_participant_refuses_none_does(
+    coordinate: Open, parties: Parties, operation: Any, cause: type[Exception]
+) -> None:
+    parties["west"].store.insert("there", vector(1))
+    tpc = coordinate()
+    with pytest.raises(PrepareFailedError, match="'west'") as caught:
+        tpc.prepare({"east": [insert("1")], "west": [insert("1"), operation]})
+    assert isinstance(caught.value.__cause__, cause)
+    assert caught.value.participant == "west"
+    assert ids(parties) == {"east": [], "west": ["there"]}
+    assert in_doubt(parties) == 0
+    assert [entry.kind for entry in parties["west"].store.wal.replay()] == ["insert"]  # type: ignore[union-attr]
+    tpc.prepare([insert("1")]).commit()  # it may be tried again at once
+    assert tpc.list_in_doubt() == []
+
+
+def test_plan_that_makes_no_sense_is_refused_before_anybody_is_asked(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    for party in parties.values():
+        party.calls.clear()
+    with pytest.raises(ValueError, match="'north' is no participant; the participants are 'east', 'west'"):
+        tpc.prepare({"east": [insert("1")], "north": [insert("1")]})
+    for nothing in ([], {}, {"east": []}):
+        with pytest.raises(ValueError, match="empty"):
+            tpc.prepare(nothing)  # type: ignore[arg-type]
+    assert parties["east"].calls == parties["west"].calls == []
+
+
+def test_id_that_is_in_doubt_is_a_refusal(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    first = tpc.prepare([insert("1")])
+    with pytest.raises(PrepareFailedError) as caught:
+        tpc.prepare([insert("1")])
+    assert isinstance(caught.value.__cause__, TransactionInDoubtError)
+    first.commit()
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+def test_participant_that_does_not_answer_in_time_is_rolled_back_when_it_does(
+    coordinate: Open, parties: Parties
+) -> None:
+    answer = threading.Event()
+    parties["west"].waits["prepare"] = answer.wait
+    tpc = coordinate(prepare_timeout_ms=20)
+    with pytest.raises(PrepareFailedError, match="no answer in 20 ms") as caught:
+        tpc.prepare([insert("1")])
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert in_doubt(parties) == 0
+    assert "rollback" not in parties["west"].calls
+    answer.set()
+    settles(lambda: "rollback" in parties["west"].calls and in_doubt(parties) == 0)
+    parties["west"].waits.clear()
+    settles(lambda: not tpc._active)
+    tpc.prepare([insert("1")], timeout_ms=5000).commit()
+
+
+# -- telling until all know
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_commit_is_told_until_it_is_acknowledged(coordinate: Open, parties: Parties, when: str) -> None:
+    parties["west"].broken["commit"] = [when] * 3
+    coordinate().prepare([insert("1")]).commit()
+    assert parties["west"].calls.count("commit") == 4
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rollback_is_told_until_it_is_acknowledged(coordinate: Open, parties: Parties, when: str) -> None:
+    parties["west"].broken["rollback"] = [when] * 2
+    coordinate().prepare([insert("1")]).rollback()
+    assert parties["west"].calls.count("rollback") == 3
+    assert in_doubt(parties) == 0
+
+
+def test_participant_that_is_away_hears_of_the_commit_when_it_is_back(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    tpc = coordinate()
+    transaction = tpc.prepare([insert("1")])
+    parties["west"].broken["commit"] = ["before"] * 1000
+    with pytest.raises(DecisionPendingError, match="recover") as caught:
+        transaction.commit(timeout_ms=30)
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.gid, caught.value.decision, set(caught.value.participants)) == (
+        transaction.gid,
+        "commit",
+        {"west"},
+    )
+    assert ids(parties) == {"east": ["1"], "west": []}
+    (doubt,) = tpc.list_in_doubt()
+    assert doubt == (transaction.gid, ["west"], "commit")
+    with pytest.raises(ValueError, match="is committed"):
+        tpc.resolve(transaction.gid, "rollback")
+    parties["west"].broken.clear()
+    settles(lambda: ids(parties)["west"] == ["1"])
+    settles(lambda: tpc.list_in_doubt() == [])
+
+
+def test_next_coordinator_tells_what_the_last_one_had_decided(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    transaction = coordinate().prepare([insert("1")])
+    parties["west"].broken["commit"] = ["before"] * 1000
+    with pytest.raises(DecisionPendingError):
+        transaction.commit(timeout_ms=1)
+    parties["west"].broken["list_in_doubt"] = ["before"]  # not there yet
+    tpc = coordinate(prepare_timeout_ms=20)
+    assert [doubt.decision for doubt in tpc.list_in_doubt()] == ["commit"]
+    parties["west"].broken.clear()
+    settles(lambda: tpc.list_in_doubt() == [])
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+# -- what is in doubt
+
+
+def test_transaction_without_a_decision_is_rolled_back_by_the_next_coordinator(
+    coordinate: Open, parties: Parties
+) -> None:
+    tpc = coordinate()
+    transaction = tpc.prepare([insert("1")])
+    assert tpc.list_in_doubt() == [(transaction.gid, ["east", "west"], None)]
+    assert tpc.recover() == {}  # somebody is about to decide it
+    assert in_doubt(parties) == 2
+    assert coordinate().list_in_doubt() == []
+    assert in_doubt(parties) == 0
+    with pytest.raises(WalClosedError):
+        transaction.commit()
+    assert ids(parties) == {"east": [], "west": []}
+
+
+def test_participant_that_prepared_after_the_recovery_is_rolled_back_by_the_next(
+    coordinate: Open, parties: Parties
+) -> None:
+    gid = coordinate().prepare({"east": [insert("1")]}).gid
+    parties["east"].broken["list_in_doubt"] = ["before"]
+    tpc = coordinate()
+    assert tpc.list_in_doubt() == [(gid, ["east"], "rollback")]
+    assert tpc.recover() == {gid: "rollback"}
+    assert tpc.list_in_doubt() == []
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_transaction_of_another_coordinator_is_left_to_it_or_resolved_by_hand(
+    coordinate: Open, parties: Parties, tmp_path: Path, kernel: Any, decision: Any
+) -> None:
+    with TwoPhaseCommit(parties, tmp_path / "other", kernel=kernel.NAME) as other:
+        gid = other.prepare([insert("1")]).gid
+    tpc = coordinate()
+    assert tpc.recover() == {}
+    assert tpc.list_in_doubt() == [(gid, ["east", "west"], None)]
+    with pytest.raises(ValueError, match="'commit' or 'rollback'"):
+        tpc.resolve(gid, "abort")  # type: ignore[arg-type]
+    with pytest.raises(UnknownTransactionError):
+        tpc.resolve("unheard of", decision)
+    tpc.resolve(gid, decision)
+    assert ids(parties) == dict.fromkeys(parties, ["1"] if decision == "commit" else [])
+    assert tpc.list_in_doubt() == []
+
+
+def test_store_that_was_opened_again_takes_its_place(
+    coordinate: Open, parties: Parties, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    tpc = coordinate()
+    transaction = tpc.prepare([insert("1")])
+    west = parties["west"].store
+    config = west.wal.config  # type: ignore[union-attr]
+    west.close()
+    with pytest.raises(DecisionPendingError):
+        transaction.commit(timeout_ms=10)
+    with mmwal.open(config=config) as again:
+        assert [one.gid for one in again.list_in_doubt()] == [transaction.gid]
+        tpc.participants["west"] = again
+        settles(lambda: again.ids() == ["1"])
+        settles(lambda: tpc.list_in_doubt() == [])
+
+
+def test_recover_tells_at_once_who_is_back(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    tpc = coordinate()
+    committed, rolled_back = tpc.prepare([insert("1")]), tpc.prepare([insert("2")])
+    parties["west"].broken = {"commit": ["before"] * 1000, "rollback": ["before"] * 1000}
+    for act in (committed.commit, rolled_back.rollback):
+        with pytest.raises(DecisionPendingError):
+            act(timeout_ms=1)
+    told = {committed.gid: "commit", rolled_back.gid: "rollback"}
+    assert {doubt.gid: doubt.decision for doubt in tpc.list_in_doubt()} == told
+    parties["west"].broken.clear()
+    assert tpc.recover() == told
+    assert tpc.list_in_doubt() == []
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+# -- the decision log
+
+
+def test_one_coordinator_at_a_time(coordinate: Open, parties: Parties, tmp_path: Path) -> None:
+    coordinate()
+    with pytest.raises(WalLockedError):
+        TwoPhaseCommit(parties, tmp_path / "decisions")
+
+
+def test_decision_log_stays_small_and_keeps_what_is_not_acknowledged(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    monkeypatch.setattr("mmwal.two_phase._RELEASE_EVERY", 5)
+    monkeypatch.setattr("mmwal.two_phase._SEGMENT_BYTES", SEGMENT)
+    tpc = coordinate()
+
+    def work() -> None:
+        for _ in range(40):
+            tpc.prepare({"east": [Operation.Upsert("1", vector(1))]}).commit()
+
+    def rotations() -> int:
+        return (tpc._wal.last_lsn - 1) // SEGMENT
+
+    def oldest() -> int:
+        return (tpc._wal.oldest_lsn - 1) // SEGMENT
+
+    work()
+    pending = tpc.prepare({"west": [insert("pending")]})
+    parties["west"].broken["commit"] = ["before"] * 100_000
+    with pytest.raises(DecisionPendingError):
+        pending.commit(timeout_ms=1)
+    began = rotations()
+    while rotations() < began + 3:
+        work()
+    assert oldest() <= began
+    tpc = coordinate(prepare_timeout_ms=20)
+    assert [doubt.gid for doubt in tpc.list_in_doubt()] == [pending.gid]
+    parties["west"].broken.clear()
+    settles(lambda: tpc.list_in_doubt() == [])
+    assert ids(parties)["west"] == ["pending"]
+    work()
+    settles(lambda: oldest() > began)
+
+
+def test_many_threads_share_a_coordinator(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    problems: list[BaseException] = []
+
+    def work(thread: int) -> None:
+        try:
+            for number in range(12):
+                transaction = tpc.prepare([insert(f"{thread}-{number}")])
+                if number % 3:
+                    transaction.commit()
+                else:
+                    transaction.rollback()
+        except Exception as error:  # noqa: BLE001 (told below)
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert problems == []
+    expected = {f"{thread}-{number}" for thread in range(4) for number in range(12) if number % 3}
+    assert {name: set(found) for name, found in ids(parties).items()} == {"east": expected, "west": expected}
+    settles(lambda: not tpc._active and not tpc._decided and not tpc._telling)
