@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from mmwal.cli.app import OK
 from mmwal.cli.place import json_option, print_json
+from mmwal.disk.place import file_system_of
 from mmwal.recovery.log_opening import default_disk
 
 _FILE_BYTES = 64 << 20
@@ -62,6 +63,7 @@ def _measure(directory: str, seconds: float) -> dict[str, Any]:
         )
     return {
         "directory": os.path.abspath(directory),
+        "file_system": file_system_of(directory),
         "syncs": len(syncs),
         "sync_us_p50": p50 * 1e6,
         "sync_us_p99": p99 * 1e6,
@@ -87,7 +89,7 @@ def _timed(fd: int, block: bytes, seconds: float) -> list[float]:
 
 def _show(console: Console, directory: str, found: dict[str, Any]) -> None:
     console.print(
-        f"[bold]mmwal bench-fsync[/] {escape(directory)}\n"
+        f"[bold]mmwal bench-fsync[/] {escape(directory)}, {found['file_system'] or 'file system unknown'}\n"
         f"  sync        p50 {found['sync_us_p50']:,.0f} us, p99 {found['sync_us_p99']:,.0f} us, "
         f"longest {found['sync_us_max']:,.0f} us, of {found['syncs']:,}\n"
         f"  sequential  {found['sequential_mb_per_s']:,.0f} MB/s\n\n"

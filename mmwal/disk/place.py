@@ -67,6 +67,12 @@ def _about_temporary(path: str, real: str) -> list[str]:
     return []
 
 
+def file_system_of(path: str) -> str | None:
+    """Returns the type of the file system that holds ``path``; None where the system does not tell."""
+    mount = mount_of(os.path.realpath(path), mounts())
+    return mount.kind if mount is not None else None
+
+
 def mount_of(real: str, table: list[Mount]) -> Mount | None:
     """Returns the mount that holds a path without links: the longest one, and of equals the latest."""
     best = None

@@ -508,7 +508,8 @@ def test_bench_fsync_measures_and_leaves_nothing(said: Said, tmp_path: Path) -> 
     assert 0 < found["sync_us_p50"] <= found["sync_us_p99"] <= found["sync_us_max"]
     assert found["sequential_mb_per_s"] > 0 and found["syncs"] > 0
     assert found["warnings"]  # a directory below /tmp, or one in memory
-    assert "insert" in said("bench-fsync", tmp_path, "--seconds", "0.2")[1]
+    out = said("bench-fsync", tmp_path, "--seconds", "0.2")[1]
+    assert "insert" in out and f"{tmp_path}, {found['file_system']}" in out
     assert list(tmp_path.iterdir()) == []
 
 

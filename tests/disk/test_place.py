@@ -66,5 +66,12 @@ def test_path_belongs_to_its_longest_mount_and_the_latest_of_equals() -> None:
     assert mount_of("/database", table) == ROOT
 
 
+def test_file_system_of_a_path_is_that_of_its_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "mounts", lambda: [ROOT, Mount("/data", "xfs", ())])
+    assert (place.file_system_of("/data/x"), place.file_system_of("/other")) == ("xfs", "ext4")
+    monkeypatch.setattr(place, "mounts", list)
+    assert place.file_system_of("/data/x") is None
+
+
 def test_mounts_of_this_machine_can_be_read() -> None:
     assert mount_of(str(HERE), place.mounts()) is not None
