@@ -77,13 +77,20 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, BrokenPipeError):  # whoever read our output has gone
             sys.stderr.close()
             return FAILURE
-        click.echo(f"mmwal: {error}", err=True)
+        click.echo(f"mmwal: {told(error)}", err=True)
         return exit_code(error)
     return result if isinstance(result, int) else OK
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     click.echo(f"mmwal: warning: {message}", err=True)
+
+
+def told(error: BaseException) -> str:
+    """Returns what is said of an error: its message, and of a missing right what to do."""
+    if isinstance(error, PermissionError):
+        return f"{error}; run this as the user to whom it belongs"
+    return str(error)
 
 
 def exit_code(error: BaseException) -> int:

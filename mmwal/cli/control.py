@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmwal.checkpoint import control as data_control
-from mmwal.cli.app import CORRUPTION, OK
+from mmwal.cli.app import CORRUPTION, FAILURE, OK, told
 from mmwal.cli.place import directories, directory_arguments, json_option, print_json
 from mmwal.errors import OpenError
 from mmwal.format.control import DATA_CONTROL, LOG_CONTROL, SLOT_OFFSETS
@@ -26,37 +26,42 @@ from mmwal.recovery.log_opening import default_disk
 def control(path: str, data_dir: str | None, as_json: bool) -> int:
     """Show both slots of each control file, which of them counts, and what is damaged.
 
-    Nothing is changed. The exit code is 0 if each file has a slot that can be used, else 3.
+    Nothing is changed. The exit code is 0 if each file has a slot that can be used, 1 if the system does not let one be
+    read, else 3.
     """
     wal_dir, found_dir = directories(path, data_dir)
-    files = {"log": _file(wal_dir, LOG_CONTROL, log_control.open_control)}
+    files: dict[str, dict[str, Any]] = {}
+    files["log"], code = _file(wal_dir, LOG_CONTROL, log_control.open_control)
     if found_dir is not None:
-        files["data"] = _file(found_dir, DATA_CONTROL, data_control.open_control)
+        files["data"], code_of_data = _file(found_dir, DATA_CONTROL, data_control.open_control)
+        code = max(code, code_of_data)
     if as_json:
         print_json(files)
     else:
         for file in files.values():
             _show(Console(highlight=False), file)
-    return CORRUPTION if any(file["problem"] for file in files.values()) else OK
+    return code
 
 
-def _file(directory: str, layout: Layout, open_control: Any) -> dict[str, Any]:
-    """Returns what a control file says. ``problem``: why opening would refuse it, or None."""
+def _file(directory: str, layout: Layout, open_control: Any) -> tuple[dict[str, Any], int]:
+    """Returns what a control file says, and the exit code. ``problem``: why opening would refuse it, or None."""
     disk, path = default_disk(), f"{directory}/{CONTROL_NAME}"
-    problem = None
+    problem, code = None, OK
     try:
         content = read_control(disk, path)
         if open_control(disk, directory) is None:
-            problem = f"{path}: the file is missing"
+            problem, code = f"{path}: the file is missing", CORRUPTION
     except (OpenError, OSError) as error:
-        content, problem = _readable(path), str(error)
+        content, problem = _readable(path), told(error)
+        code = CORRUPTION if isinstance(error, OpenError) else FAILURE
     slots = [layout.unpack(content, offset) if content else None for offset in SLOT_OFFSETS]
     newest = max((slot["sequence"] for slot in slots if slot is not None), default=None)
-    return {
+    facts = {
         "path": path,
         "problem": problem,
         "slots": [None if slot is None else {**slot, "newest": slot["sequence"] == newest} for slot in slots],
     }
+    return facts, code
 
 
 def _readable(path: str) -> bytes | None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from mmwal.checkpoint.control import DataControl
 from mmwal.checkpoint.control import open_control as open_data_control
 from mmwal.checkpoint.image import image_path
-from mmwal.cli.app import CORRUPTION, OK
+from mmwal.cli.app import CORRUPTION, FAILURE, OK, told
 from mmwal.cli.place import directories, directory_arguments, json_option, kernel_option, look_at, print_json
 from mmwal.config import KernelName
 from mmwal.disk.interface import Disk
@@ -42,25 +42,28 @@ from mmwal.state.matrix import MATRIX_NAME
 def inspect(path: str, data_dir: str | None, as_json: bool, kernel: KernelName | None) -> int:
     """Show what is in PATH, the directory of a store or of a log: whose it is, what it holds, what a crash left.
 
-    Nothing is changed, and it may be open in another process. The exit code is 3 if opening would refuse it.
+    Nothing is changed, and it may be open in another process. The exit code is 3 if opening would refuse it, 1 if the
+    system does not let it be read.
     """
     wal_dir, found_dir = directories(path, data_dir)
-    facts = _facts(wal_dir, found_dir, kernel)
+    facts, code = _facts(wal_dir, found_dir, kernel)
     if as_json:
         print_json(facts)
     else:
         _show(Console(highlight=False), path, facts)
-    return CORRUPTION if facts["problems"] else OK
+    return code
 
 
-def _facts(wal_dir: str, data_dir: str | None, kernel: KernelName | None) -> dict[str, Any]:
-    disk, problems = default_disk(), list[str]()
+def _facts(wal_dir: str, data_dir: str | None, kernel: KernelName | None) -> tuple[dict[str, Any], int]:
+    """Returns what is there, and the exit code: what was found damaged weighs more than what could not be read."""
+    disk, problems, codes = default_disk(), list[str](), {OK}
 
     def attempt(read: Any) -> Any:
         try:
             return read()
         except (OpenError, OSError) as error:
-            problems.append(str(error))
+            problems.append(told(error))
+            codes.add(CORRUPTION if isinstance(error, OpenError) else FAILURE)
             return None
 
     data = attempt(lambda: open_data_control(disk, data_dir)) if data_dir is not None else None
@@ -70,6 +73,7 @@ def _facts(wal_dir: str, data_dir: str | None, kernel: KernelName | None) -> dic
         judged = attempt(lambda: look_at(wal_dir, data, kernel))
     elif not problems:
         problems.append(f"{wal_dir}: there is no control file")
+        codes.add(CORRUPTION)
     facts: dict[str, Any] = {
         "wal_dir": wal_dir,
         "data_dir": data_dir,
@@ -80,7 +84,7 @@ def _facts(wal_dir: str, data_dir: str | None, kernel: KernelName | None) -> dic
         "notes": judged.notes if judged is not None else [],
         "problems": problems,
     }
-    return facts
+    return facts, max(codes)
 
 
 def _identity(control: LogControl | None, data: DataControl | None) -> dict[str, Any] | None:
