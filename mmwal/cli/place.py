@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,8 +68,29 @@ def look_at(wal_dir: str, data: DataControl | None, kernel: KernelName | None) -
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as one line; bytes become hexadecimal, a time in ns stays a number."""
-    click.echo(json.dumps(value, default=_plain))
+    """Prints a value as one line; bytes become hexadecimal, a time in ns stays a number.
+
+    NaN and the infinities, for which JSON has no numbers, become the strings "NaN", "Infinity" and "-Infinity".
+    """
+    try:
+        line = json.dumps(value, default=_plain, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_with_names(value), allow_nan=False)
+    click.echo(line)
+
+
+def _with_names(value: Any) -> Any:
+    """Returns a value of plain ones, with names in place of the numbers that JSON does not have."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else json.dumps(value)
+        case dict():
+            return {key: _with_names(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_with_names(each) for each in value]
+        case str() | int() | None:
+            return value
+    return _with_names(_plain(value))
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -619,3 +620,18 @@ def test_vectors_are_whole_where_they_are_asked_for(said: Said, tmp_path: Path) 
         store.insert("a", np.arange(6))
     assert "…" in said("dump", tmp_path / "s")[1]
     assert "[0, 1, 2, 3, 4, 5]" in said("dump", tmp_path / "s", "--vectors")[1]
+
+
+def test_numbers_that_json_does_not_have_are_named(said: Said, tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    with mmwal.open(tmp_path / "s", dimension=4, segment_size=64 << 10, allow_nonfinite=True) as store:
+        store.insert("a", [np.nan, np.inf, -np.inf, 0.5], {"score": float("nan"), "parts": [1, None, "x", -math.inf]})
+        store.insert("b", [1, 2, 3, 4], {"score": 0.5})
+    code, out, _ = said("dump", tmp_path / "s", "--json", "--vectors", "--kind", "insert")
+    first, second = (json.loads(line, parse_constant=refuse) for line in out.splitlines())
+    assert code == OK
+    assert first["vector"] == ["NaN", "Infinity", "-Infinity", 0.5]
+    assert first["metadata"] == {"score": "NaN", "parts": [1, None, "x", "-Infinity"]}
+    assert (second["vector"], second["metadata"]) == ([1.0, 2.0, 3.0, 4.0], {"score": 0.5})
