@@ -26,7 +26,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import batch
 import durable
@@ -36,6 +35,7 @@ import single
 import tail
 from figures import Row, print_table
 from limits import Helper
+from report import print_foot, print_head, report_of
 from subject import SMOKE, Run, Sizes, cost_of_the_clock_ns
 
 import mmwal
@@ -73,7 +73,9 @@ def main() -> int:
         )
         described = machine.facts(root)
         load_before = machine.load_average()
-        _print_head(described, run, load_before)
+        kinds = f"kernels: {', '.join(run.kernels)}"
+        measured = f"{sizes.repetitions} repetitions; {kinds}; a reading of the clock: {run.clock_ns:.0f} ns"
+        print_head(described, measured, load_before, note=helper.note)
         rows: list[Row] = []
         for name in groups:
             if sys.stderr.isatty():
@@ -85,18 +87,19 @@ def main() -> int:
     load_after = machine.load_average()
     elapsed_s = time.monotonic() - started
     print_table(rows)
-    _print_foot(rows, load_before, load_after, elapsed_s, smoke=options.smoke)
+    print_foot(rows, load_before, load_after, elapsed_s, smoke=options.smoke)
     if options.json:
-        report = {
-            "machine": described,
-            "load_average": {"before": load_before, "after": load_after},
-            "smoke": options.smoke,
-            "sizes": asdict(sizes),
-            "compiled_limits": helper.compiled,
-            "clock_ns": run.clock_ns,
-            "seconds": round(elapsed_s, 1),
-            "results": [row.as_json() for row in rows],
-        }
+        report = report_of(
+            described,
+            rows,
+            load_before,
+            load_after,
+            elapsed_s,
+            smoke=options.smoke,
+            sizes=asdict(sizes),
+            compiled_limits=helper.compiled,
+            clock_ns=run.clock_ns,
+        )
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return 0
 
@@ -122,35 +125,6 @@ def _options() -> argparse.Namespace:
 
 def _installed_kernels() -> list[str]:
     return ["c", "py"] if mmwal.kernel_in_use() == "c" else [kernels.load().NAME]
-
-
-def _print_head(described: dict[str, Any], run: Run, load: float) -> None:
-    versions = ", ".join((f"mmwal {described['mmwal']}", described["python"], f"numpy {described['numpy']}"))
-    print(f"{versions}; kernels: {', '.join(run.kernels)}")
-    print(
-        f"{described['cpu']}, {described['cores']} cores; {described['system']}; "
-        f"{described['file_system']} on {described['device']}"
-    )
-    print(
-        f"{run.sizes.repetitions} repetitions: median (min..max); "
-        f"a reading of the clock: {run.clock_ns:.0f} ns; load {load:.2f}\n"
-    )
-    if described["file_system"] in ("tmpfs", "ramfs"):
-        print("! this directory is in memory: figures of syncs and devices mean nothing; choose another with --dir\n")
-    if run.helper.note:
-        print(f"! {run.helper.note}\n")
-
-
-def _print_foot(rows: list[Row], before: float, after: float, elapsed_s: float, *, smoke: bool) -> None:
-    met = [row.met for row in rows if row.met is not None]
-    print(f"\n{sum(met)} of {len(met)} targets met (measured, not gated)")
-    if smoke:
-        print("! a smoke run: it shows that everything runs; its figures say nothing")
-    print(f"{elapsed_s:.0f} s; load {before:.2f} before, {after:.2f} after")
-    if max(before, after - 1) > 1:  # the benchmark itself is one
-        print(
-            "! the load was above 1 beside the benchmark: others were at work, the figures are worse than the machine's"
-        )
 
 
 if __name__ == "__main__":

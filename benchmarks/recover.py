@@ -35,10 +35,8 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -47,11 +45,16 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out: a quick test runs this script
+
+import machine
+from limits import Helper
+from process import Sampler, anonymous_bytes, child, drop, fresh
+
 WAYS = ("1 worker", "as chosen", "2 threads", "2 processes")
 CACHES = ("warm", "cold")
 BATCH = 1000
 SEGMENT_BYTES = 64 << 20
-_SAMPLE_S = 0.002
 
 
 # ---- what a child does
@@ -153,38 +156,6 @@ def _import_mmwal(seconds: float) -> None:
     time.sleep(seconds)  # so that the other one gets a task of its own
 
 
-def anonymous_bytes() -> int:
-    """Returns this process's memory that is no file's."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
-class Sampler:
-    """Notes the most memory that is in use while it lasts."""
-
-    def __init__(self, active: bool) -> None:
-        self.most = 0
-        self._active = active
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        while not self._end.wait(_SAMPLE_S):
-            self.most = max(self.most, anonymous_bytes())
-
-    def __enter__(self) -> Sampler:
-        if self._active:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        if self._active:
-            self._thread.join()
-
-
 # ---- the limit
 
 
@@ -229,28 +200,19 @@ def _checksum(helper: Any, path: Path, log_bytes: int) -> None:
 # ---- one case
 
 
-def child(*words: object) -> Any:
-    """Runs a part of this script in a process of its own; returns what it printed."""
-    command = [sys.executable, __file__, "--act", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, -signal.SIGKILL) or not done.stdout:
-        raise SystemExit(f"{words[0]} ended with {done.returncode}: {done.stderr[-800:]}")
-    return json.loads(done.stdout)
-
-
 def measure(helper: Any, mib: int, dimension: int, options: argparse.Namespace) -> dict[str, Any]:
     """Fills a store, and recovers it in every way."""
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="mmwal-recover-") as folder:
         left, copy = Path(folder) / "left", Path(folder) / "copy"
         left.mkdir()
-        filled = child("fill", left, mib << 20, dimension)
+        filled = child(__file__, "fill", left, mib << 20, dimension)
         rows, log_bytes = filled["rows"], filled["log_bytes"]
         ways: dict[tuple[str, str], dict[str, Any]] = {}
         for _ in range(options.repetitions):
             for way in options.way:
                 for cache in options.cache:
                     fresh(left, copy, cold=cache == "cold")
-                    found = child("recover", copy, rows, way)
+                    found = child(__file__, "recover", copy, rows, way)
                     threads = {"1 worker": 1, "as chosen": os.cpu_count() or 1}.get(way, 2)
                     if cache == "cold":
                         drop(left)
@@ -263,7 +225,7 @@ def measure(helper: Any, mib: int, dimension: int, options: argparse.Namespace) 
                     for name in ("read_s", "recovery_s", "open_s", "limit_read_s", "limit_s", "pool_start_s"):
                         entry.setdefault(name, []).append(said[name])
         fresh(left, copy, cold=False)
-        extra_bytes = child("memory", copy, rows, "1 worker")["extra_bytes"]
+        extra_bytes = child(__file__, "memory", copy, rows, "1 worker")["extra_bytes"]
         shutil.rmtree(copy)
     return {
         "mib": mib,
@@ -272,23 +234,6 @@ def measure(helper: Any, mib: int, dimension: int, options: argparse.Namespace) 
         "memory_bytes_per_entry": extra_bytes / filled["entries"],
         "ways": list(ways.values()),
     }
-
-
-def fresh(left: Path, copy: Path, *, cold: bool) -> None:
-    """Makes a copy of a store, in the page cache or out of it."""
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(left, copy)
-    if cold:
-        drop(copy)
-
-
-def drop(directory: Path) -> None:
-    """Writes a directory's files back, and drops them from the page cache."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def show(case: dict[str, Any]) -> None:
@@ -335,10 +280,6 @@ def main() -> int:
     if not options.mib and not options.dimension:
         cases.append((2048, 768))
     options.way, options.cache = options.way or WAYS, options.cache or CACHES
-    sys.path.insert(0, str(Path(__file__).parent))
-    import machine
-    from limits import Helper
-
     facts = machine.facts(options.dir or Path(tempfile.gettempdir()))
     if not options.json:
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
