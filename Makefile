@@ -31,7 +31,7 @@ help:
 	@echo "make format       let ruff rewrite what it can"
 	@echo "make sanitize     the kernel under the address, undefined-behaviour and thread sanitizers"
 	@echo "make reliability  the reliability scoreboard, in 20 minutes; reliability-long MINUTES=60 does more of the same"
-	@echo "make bench-smoke  the append benchmark, small, to see that it runs"
+	@echo "make bench-smoke  benchmarks, small, to see that they run"
 	@echo "make clean        remove the environments and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the interpreter (now: $(or $(PYTHON),none found)); MMWAL_PURE=1 builds no extension."
@@ -67,6 +67,7 @@ reliability reliability-long: $(DEV_ENV)/installed
 bench-smoke: $(DEV_ENV)/installed
 	@$(DEV)/python benchmarks/append.py --smoke
 	@$(DEV)/python benchmarks/commit.py --smoke
+	@$(DEV)/python benchmarks/overhead.py --smoke
 
 clean:
 	rm -rf $(USER_ENV) $(DEV_ENV) .make build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -126,12 +126,14 @@ class Subject:
         if self._layer == "log":
             self._wal.release(self._wal.last_lsn)
 
+    @property
+    def syncs(self) -> int:
+        """How many syncs the log has made."""
+        return int(self._wal.get_metrics().syncs)
+
     def wait_ready(self) -> None:
         """Waits until the segments ahead are there, at most some seconds."""
-        until = time.monotonic() + 10
-        while time.monotonic() < until and self._wal.get_metrics().preallocated_mb * 1e6 < self._runway_bytes:
-            time.sleep(0.01)
-        time.sleep(0.05)
+        wait_ready(self._wal, self._runway_bytes)
 
     def close(self) -> None:
         """Closes it and removes its directory."""
@@ -149,6 +151,14 @@ def subject(
         yield opened
     finally:
         opened.close()
+
+
+def wait_ready(wal: Any, runway_bytes: int) -> None:
+    """Waits until a log has prepared so many bytes ahead, at most some seconds."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until and wal.get_metrics().preallocated_mb * 1e6 < runway_bytes:
+        time.sleep(0.01)
+    time.sleep(0.05)
 
 
 def pool(dimension: int) -> list[Any]:
