@@ -68,6 +68,7 @@ bench-smoke: $(DEV_ENV)/installed
 	@$(DEV)/python benchmarks/append.py --smoke
 	@$(DEV)/python benchmarks/commit.py --smoke
 	@$(DEV)/python benchmarks/overhead.py --smoke
+	@$(DEV)/python benchmarks/opening.py --smoke
 
 clean:
 	rm -rf $(USER_ENV) $(DEV_ENV) .make build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
