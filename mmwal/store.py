@@ -491,14 +491,18 @@ class VectorStore:
                 self._prepared.add(Prepared(gid, log.cursor.published, log.time_ns(), [], None))
             return log.cursor.published
         state, check = self._checked(changes)
-        lsn = self._with_room(state, lambda: self.log_prepared(gid, check()))
+
+        def write() -> int:
+            self._prepared.check_new(gid)
+            return self.log_prepared(gid, check())
+
+        lsn = self._with_room(state, write)
         log.make_durable(lsn)
         return lsn
 
     def log_prepared(self, gid: str, batches: list[Batch]) -> int:
         """Logs rows and their prepare record; returns the LSN of that. The lock is held."""
         log = self._logged()
-        self._prepared.check_new(gid)
         frames = [frame for batch in batches for frame in frames_of(log, batch)]
         logged = log.prepare_transaction(frames, gid)
         self._prepared.add(Prepared(gid, logged.prepared_lsn, log.time_ns(), batches, logged))

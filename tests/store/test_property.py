@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import mmwal
-from mmwal.errors import DuplicateIdError, TransactionConflictError, UnknownIdError, VectorError
+from mmwal.errors import (
+    DuplicateIdError,
+    DuplicateTransactionError,
+    TransactionConflictError,
+    TransactionInDoubtError,
+    UnknownIdError,
+    UnknownTransactionError,
+    VectorError,
+)
 from mmwal.opening import open_store
 from mmwal.testing.background import SimulatedMutex
 from mmwal.testing.simulator import SimulatedDisk
@@ -23,6 +31,7 @@ IDS = st.sampled_from(["a", "b", "7", "ü", 7, 0, -1, (1 << 63) - 1])
 VALUES = st.integers(-100, 100)
 METADATA = st.sampled_from([None, {}, {"n": 1}, {"deep": [1, {"x": None}], "text": "y" * 40}])
 DURABLE = st.booleans()
+GIDS = st.sampled_from(["first", "second"])
 DIMENSION = 40
 
 
@@ -40,7 +49,8 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.disk = SimulatedDisk()
         self.model: dict[Any, tuple[bytes, Any]] = {}
         self.interval = 0
-        self.durable_models: list[dict[Any, tuple[bytes, Any]]] = [{}]  # legal after a power cut: the first, or later
+        self.doubts: dict[str, dict[Any, tuple[bytes, Any]]] = {}  # of each prepared transaction, what it writes
+        self.durable_models: list[tuple[Any, Any]] = [({}, {})]  # legal after a power cut: the first, or later
         self.highest = 0
         self.store: Any = None
         self.reopen()
@@ -57,10 +67,13 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.store = open_store(fields, self.disk)
         self.store._state.lock = SimulatedMutex()
 
+    def all_is_durable(self) -> None:
+        self.durable_models = [(dict(self.model), dict(self.doubts))]
+
     def wrote(self, lsn: int, durable: bool, also: dict[Any, tuple[bytes, Any]] | None = None) -> None:
         assert lsn > self.highest
         self.highest = lsn
-        self.durable_models.append({**self.model, **(also or {})})
+        self.durable_models.append(({**self.model, **(also or {})}, dict(self.doubts)))
         if durable or self.interval == 0:
             assert self.store.durable_lsn >= lsn
             self.durable_models = self.durable_models[-1:]
@@ -156,6 +169,40 @@ class StoreAgainstDict(RuleBasedStateMachine):
         else:
             txn.commit()
 
+    @rule(gid=GIDS, values=st.lists(VALUES, min_size=1, max_size=3), metadata=METADATA)
+    def prepare(self, gid: str, values: list[int], metadata: Any) -> None:
+        """Writes ids of its own: what others may do to them meanwhile is for tests/store/test_prepared.py."""
+        txn = self.store.transaction()
+        writes = {}
+        for number, value in enumerate(values):
+            id = f"{gid}-{number}"
+            txn.upsert(id, row(value), metadata)
+            kept = self.model[id][1] if id in self.model and metadata is None else metadata
+            writes[id] = (row(value).tobytes(), kept)
+        if gid in self.doubts:
+            with pytest.raises(DuplicateTransactionError):
+                txn.prepare(gid)
+            return
+        lsn = txn.prepare(gid)
+        self.doubts[gid] = writes
+        self.wrote(lsn, True)
+        with pytest.raises(TransactionInDoubtError):
+            self.store.upsert(f"{gid}-0", row(0))
+
+    @rule(gid=GIDS, commits=st.booleans(), durable=DURABLE)
+    def decide(self, gid: str, commits: bool, durable: bool) -> None:
+        act = self.store.commit_prepared if commits else self.store.rollback_prepared
+        if gid not in self.doubts:
+            with pytest.raises(UnknownTransactionError):
+                act(gid)
+            return
+        lsn = act(gid, durable=durable)
+        writes = self.doubts.pop(gid)
+        if commits:
+            self.model.update(writes)
+        self.wrote(lsn, durable)
+
+    @precondition(lambda self: not self.doubts)  # which would keep the log
     @rule(count=st.sampled_from([300, 500]), value=VALUES)
     def large_batch_comes_and_goes(self, count: int, value: int) -> None:
         ids = [f"large-{n}" for n in range(count)]
@@ -168,12 +215,12 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def checkpoint(self) -> None:
         assert self.store.checkpoint().live_rows == len(self.model)
-        self.durable_models = [dict(self.model)]
+        self.all_is_durable()
 
     @rule()
     def sync(self) -> None:
         self.store.sync()
-        self.durable_models = [dict(self.model)]
+        self.all_is_durable()
 
     @rule()
     def background(self) -> None:
@@ -187,7 +234,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.reopen()
         stats = self.store.recovery_stats
         assert stats.clean_shutdown and stats.applied_entries == 0
-        self.durable_models = [dict(self.model)]
+        self.all_is_durable()
 
     @rule(interval=st.sampled_from([0, 100]))
     def kill_and_reopen(self, interval: int) -> None:
@@ -195,7 +242,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.interval = interval
         self.reopen()
         assert not self.store.recovery_stats.clean_shutdown
-        self.durable_models = [dict(self.model)]
+        self.all_is_durable()
 
     @precondition(lambda self: len(self.durable_models) < 30)
     @rule(interval=st.sampled_from([0, 100]), seed=st.integers(0, 1000))
@@ -205,16 +252,21 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.interval = interval
         self.reopen()
         found = {id: entry[:2] for id, entry in contents(self.store).items()}
-        assert found in self.durable_models
+        gids = {one.gid for one in self.store.list_in_doubt()}
+        doubts = next(
+            (doubts for model, doubts in self.durable_models if (model, doubts.keys()) == (found, gids)), None
+        )
+        assert doubts is not None
         self.highest = self.store.recovery_stats.last_lsn  # what was lost may come again
-        self.model = dict(found)
-        self.durable_models = [dict(found)]
+        self.model, self.doubts = dict(found), dict(doubts)
+        self.all_is_durable()
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
         found = contents(self.store)
         assert {id: entry[:2] for id, entry in found.items()} == self.model
         assert [found[id][2] for id in found] == sorted(found[id][2] for id in found)
+        assert {one.gid for one in self.store.list_in_doubt()} == self.doubts.keys()
         for id in self.model:
             assert id in self.store
 
