@@ -23,7 +23,6 @@ from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
 from mmwal.entry import CustomEntry, LogReport, OperationName, RecoveryStats, WalEntry, WalMetrics, nanoseconds
 from mmwal.errors import (
-    EntryTooLargeError,
     ForkedProcessError,
     LsnUnavailableError,
     NoStoreError,
@@ -34,13 +33,12 @@ from mmwal.errors import (
     VectorError,
     WalClosedError,
 )
-from mmwal.format.frame import CUSTOM, NO_TIME, Kind, pack_ids
+from mmwal.format.frame import NO_TIME, Kind
 from mmwal.format.metadata import encode_metadata
-from mmwal.log.batch import append_batches, append_frames, checked_batch, finish_row, unwrap
+from mmwal.log.batch import append_batches, append_frames, checked_batch, custom_frame, finish_row, unwrap
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
-from mmwal.log.transaction import Frame
 from mmwal.recovery.follow import POLL_INTERVAL_MS, Followed, Follower, reading_beside
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
@@ -220,10 +218,7 @@ class WalManager:
     def _log_custom(self, entry: CustomEntry, durable: bool) -> int:
         name, content = TYPES.encode(entry.operation)
         time_ns = NO_TIME if entry.timestamp is None else nanoseconds(entry.timestamp)
-        frame = Frame(Kind.CUSTOM, 0, 1, CUSTOM.pack(timestamp_ns=time_ns) + content, pack_ids([name]), None)
-        if frame.size > self._log.frame_bytes_max:
-            raise EntryTooLargeError(frame.size, self._log.frame_bytes_max)
-        lsn = append_frames(self._log, [frame])
+        lsn = append_frames(self._log, [custom_frame(self._log, name, content, time_ns)])
         if durable or self._each_durable:
             self._log.make_durable(lsn)
         return lsn

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmwal.entry import OperationName, normalize_matrix, normalize_vector
 from mmwal.errors import DuplicateIdError, EntryTooLargeError, IdTypeError, VectorError
-from mmwal.format.frame import HEADER_BYTES, Kind, align, encode_id, pack_ids, pack_metadata
+from mmwal.format.frame import CUSTOM, HEADER_BYTES, Kind, align, encode_id, pack_ids, pack_metadata
 from mmwal.format.metadata import encode_metadata
 from mmwal.kernel.interface import CONVERT, DTYPES, NONFINITE, TOO_LARGE
 from mmwal.log.transaction import Frame
@@ -198,6 +198,17 @@ def append_frames(log: Log, frames: Sequence[Frame]) -> int:
         return log.append_transaction(frames)
     kind, dtype, rows, *blocks = frames[0]
     return log.append_frame(kind, dtype, rows, 0, *blocks)
+
+
+def custom_frame(log: Log, name: str, content: bytes, timestamp_ns: int) -> Frame:
+    """Returns the frame of a custom entry: the name of its type, its bytes, the application's time or `NO_TIME`.
+
+    Raises `EntryTooLargeError`.
+    """
+    frame = Frame(Kind.CUSTOM, 0, 1, CUSTOM.pack(timestamp_ns=timestamp_ns) + content, pack_ids([name]), None)
+    if frame.size > log.frame_bytes_max:
+        raise EntryTooLargeError(frame.size, log.frame_bytes_max)
+    return frame
 
 
 def frames_of(log: Log, batch: Batch) -> list[Frame]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from mmwal.entry import OperationName, WalEntry
 from mmwal.errors import OpenError, UnavailableError, WalFullError
-from mmwal.format.frame import ALIGNMENT, LENGTH_MASK, ROW_KINDS, Kind
+from mmwal.format.frame import ALIGNMENT, LENGTH_MASK, NO_TIME, ROW_KINDS, Kind
 from mmwal.format.metadata import encode_metadata
 from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import load
-from mmwal.log.batch import Batch, append_batches
+from mmwal.log.batch import Batch, append_batches, append_frames, custom_frame
 from mmwal.log.control import LogControl, LogIdentity, create_control, open_control
 from mmwal.log.log import Log, Tail
 from mmwal.log.reader import Extent, decode_entry, read_entries, read_extents
@@ -185,7 +185,7 @@ class LogTarget:
             lsn = start_lsn + length
             if kind == Kind.COMMIT:
                 told.append((Group((), lsn), txn))
-            elif kind in ROW_KINDS:
+            elif kind in ROW_KINDS or kind == Kind.CUSTOM:
                 at = start_lsn - extent.base_lsn
                 raw = bytes(extent.view[at : at + length])
                 if raw not in self._decoded:
@@ -328,6 +328,11 @@ class LogSession:
     def _append_batch(self, rng: random.Random, model: Model) -> None:
         self._log_rows(rng, model, rng.randint(2, 8))
 
+    def _append_custom(self, rng: random.Random, model: Model) -> None:
+        content = rng.randbytes(rng.randrange(80))
+        frame = custom_frame(self.log, "note", content, NO_TIME)
+        self._logged(model, [("custom", "note", content, None)], lambda: append_frames(self.log, [frame]))
+
     def _append_transaction(self, rng: random.Random, model: Model) -> None:
         room = self.log.frame_bytes_max
         lsn = self._log_rows(rng, model, room // (self.story.dimension * 4 + 40) + rng.randint(1, 12))
@@ -463,6 +468,7 @@ _WEIGHED = {
     "append": 20,
     "append_durable": 16,
     "append_batch": 8,
+    "append_custom": 2,
     "append_transaction": 5,
     "transact": 8,
     "commit": 4,
