@@ -168,16 +168,18 @@ class GlobalTransaction:
         self._coordinator = coordinator
         self.gid = gid
         self.participants = participants
-        self._decision: Decision | None = None
+        self._decision: Decision | Literal["unknown"] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self.rollback()
-        elif self._decision is None:
-            self.commit()
+        try:
+            if kind is None and self._decision is None:
+                self.commit()
+        finally:
+            if self._decision is None:
+                self.rollback()
 
     def commit(self, *, timeout_ms: int | None = 30_000) -> None:
         """Commits it everywhere; does nothing where it is committed already.
@@ -190,15 +192,23 @@ class GlobalTransaction:
         Raises:
             DecisionPendingError: it is committed, and some participants do not answer. They are told again in the
                 background, and after a restart.
-            TransactionClosedError: it was rolled back.
+            TransactionClosedError: it was rolled back; or an earlier call was interrupted.
             WalFullError: no room for the decision. It stays prepared: commit again, or roll it back.
             SyncFailedError: whether it is committed shows when the coordinator is opened again.
             WalClosedError: the coordinator is closed; the next one rolls it back.
         """
         if self._decision == "rollback":
             raise TransactionClosedError(f"transaction {self.gid!r} was rolled back; prepare another one")
+        self._check_known()
         if self._decision is None:
-            self._coordinator._log_commit(self.gid, self.participants)
+            self._decision = "unknown"  # should this be interrupted, or the sync fail: nobody is told
+            try:
+                self._coordinator._log_commit(self.gid, self.participants)
+            except SyncFailedError:
+                raise
+            except UnavailableError:
+                self._decision = None
+                raise
             self._decision = "commit"
             self._coordinator._finish(self.gid, "commit", self.participants, timeout_ms)
 
@@ -207,9 +217,16 @@ class GlobalTransaction:
         where it is committed."""
         if self._decision == "commit":
             raise TransactionClosedError(f"transaction {self.gid!r} is committed; undo it with another one")
+        self._check_known()
         if self._decision is None:
             self._decision = "rollback"
             self._coordinator._finish(self.gid, "rollback", self.participants, timeout_ms)
+
+    def _check_known(self) -> None:
+        if self._decision == "unknown":
+            raise TransactionClosedError(
+                f"whether transaction {self.gid!r} is committed shows when its coordinator is opened again"
+            )
 
 
 class TwoPhaseCommit:

@@ -1527,6 +1527,13 @@ MUTANTS = [
         _TWO_PHASE + "test_every_message_and_some_of_the_disk_calls[py]",
     ),
     Mutant(
+        "decision_that_may_be_logged_taken_back",
+        ("two_phase.decide",),
+        "agreement: what the next coordinator finds decided was rolled back by hand",
+        _one("two_phase.py", '            self._decision = "unknown"  #', "            pass  #"),
+        _COORDINATOR + "test_interrupted_decision_is_nobodys_to_change[py]",
+    ),
+    Mutant(
         "open_transaction_rolled_back_by_recover",
         ("two_phase.decide",),
         "what a thread is about to commit",

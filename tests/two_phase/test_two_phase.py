@@ -17,6 +17,7 @@ from mmwal.errors import (
     IdTypeError,
     MetadataError,
     PrepareFailedError,
+    SyncFailedError,
     TransactionClosedError,
     TransactionError,
     TransactionInDoubtError,
@@ -254,6 +255,68 @@ def test_next_coordinator_tells_what_the_last_one_had_decided(
     assert [doubt.decision for doubt in tpc.list_in_doubt()] == ["commit"]
     parties["west"].broken.clear()
     settles(lambda: tpc.list_in_doubt() == [])
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+def test_decision_whose_sync_failed_is_nobodys_to_change(
+    coordinate: Open, parties: Parties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in the log; a participant that is told of a rollback would contradict what the next one reads there."""
+    tpc = coordinate()
+    transaction, log = tpc.prepare([insert("1")]), tpc._wal._log
+
+    def failing(lsn: int, timeout_s: float | None = None) -> None:
+        log.poison(OSError(5, "EIO"))
+        raise log.refusal()
+
+    monkeypatch.setattr(log, "make_durable", failing)
+    with pytest.raises(SyncFailedError), transaction:
+        pass
+    for act in (transaction.commit, transaction.rollback):
+        with pytest.raises(TransactionClosedError, match="opened again"):
+            act()
+    with pytest.raises(SyncFailedError):
+        tpc.recover()
+    assert in_doubt(parties) == 2
+    with pytest.raises(SyncFailedError):
+        tpc.close()
+    parties_know = TwoPhaseCommit(parties, log.wal_dir)
+    assert parties_know.list_in_doubt() == []
+    parties_know.close()
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}  # the page cache had it
+
+
+def test_interrupted_decision_is_nobodys_to_change(
+    coordinate: Open, parties: Parties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tpc = coordinate()
+    transaction, log_entry = tpc.prepare([insert("1")]), tpc._wal.log_entry
+
+    def interrupted(*args: Any, **how: Any) -> int:
+        log_entry(*args, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpc._wal, "log_entry", interrupted)
+    with pytest.raises(KeyboardInterrupt), transaction:
+        pass
+    for act in (transaction.commit, transaction.rollback):
+        with pytest.raises(TransactionClosedError, match="opened again"):
+            act()
+    assert tpc.recover() == {}
+    coordinate()
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+def test_exception_behind_the_commit_is_the_callers_own(coordinate: Open, parties: Parties) -> None:
+    transaction = coordinate().prepare([insert("1")])
+
+    def fail_behind_the_commit() -> None:
+        with transaction:
+            transaction.commit()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_behind_the_commit()
     assert ids(parties) == {"east": ["1"], "west": ["1"]}
 
 
