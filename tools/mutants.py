@@ -1202,6 +1202,20 @@ MUTANTS = [
         seed=4,
     ),
     Mutant(
+        "link_of_a_killed_writer_left_in_memory",
+        ("tail.link_again",),
+        "the link of a segment that is sealed then: verification reports damage that a second crash made of nothing",
+        _one("recovery/tail.py", "            segment.store_link_again()", "            pass"),
+        _STEPS + "test_link_of_a_killed_writer_becomes_durable_with_the_recovery[py]",
+    ),
+    Mutant(
+        "link_of_a_killed_writer_not_stored_again",
+        ("tail.link_again",),
+        "the same where the sync had failed before the kill: its page is clean, and not on disk",
+        _one("log/segment.py", "        self.mapping.rewrite(LINK_OFFSET, SECTOR_BYTES)\n", ""),
+        _STEPS + "test_link_whose_sync_failed_becomes_durable_with_the_recovery[py]",
+    ),
+    Mutant(
         "short_spares_kept",
         ("tail.unlink_spare",),
         "the disk, which fills up with files that were never whole",

@@ -594,6 +594,13 @@ STEPS = (
         ),
     ),
     Step("tail.link", ("recovery/tail.py repair: segment.link(predecessor)",)),
+    Step(
+        "tail.link_again",
+        (
+            "log/segment.py Segment.store_link_again: self.mapping.rewrite(LINK_OFFSET, SECTOR_BYTES)",
+            "log/segment.py Segment.store_link_again: self.mapping.sync(LINK_OFFSET, SECTOR_BYTES)",
+        ),
+    ),
     Step("tail.seal", ("recovery/tail.py repair: segment.seal(part.frames, part.end_lsn)",)),
     Step("tail.readers", ("recovery/tail.py _clear: disk.has_readers(judged.control.path)",)),
     Step("tail.unlink_spare", ("recovery/tail.py _clear: disk.unlink(f'{wal_dir}/{name}')",)),

@@ -98,6 +98,11 @@ class Segment:
         self._put(LINK_OFFSET, _link(self.number, self.salt, previous))
         self.linked = True
 
+    def store_link_again(self) -> None:
+        """Makes the link that stands there durable: whoever wrote it may have died before it was."""
+        self.mapping.rewrite(LINK_OFFSET, SECTOR_BYTES)
+        self.mapping.sync(LINK_OFFSET, SECTOR_BYTES)
+
     def seal(self, frames: Frames, end_lsn: int) -> Predecessor:
         """Writes the footer, durably; every frame below ``end_lsn`` is durable. Returns what the next link says."""
         content, sealed = _footer(self.number, self.salt, self.segment_bytes, frames, end_lsn)

@@ -168,7 +168,9 @@ def repair(disk: Disk, kernel: Kernel, wal_dir: str, lock: Lock, judged: Survey)
     if judged.sealed:
         _seal_again(disk, kernel, judged.sealed[-1])
     for part, segment in zip(judged.run, segments, strict=True):
-        if not segment.linked:
+        if segment.linked:
+            segment.store_link_again()
+        else:
             segment.link(predecessor)
         predecessor = segment.seal(part.frames, part.end_lsn)
     # 3. Files outside the log lose their names before any of those names is used again.

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ from mmwal.format.control import LOG_CONTROL, SLOT_OFFSETS
 from mmwal.format.frame import COMMIT, Kind, commit_word, pack_ids, pack_metadata
 from mmwal.format.image import BASE, Columns, Place, encode_section
 from mmwal.format.metadata import encode_metadata
-from mmwal.format.segment import DATA_OFFSET, SEGMENT_BYTES_MIN, data_start
+from mmwal.format.segment import DATA_OFFSET, LINK, LINK_OFFSET, SECTOR_BYTES, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import interface as words
 from mmwal.log.control import create_control, open_control
 from mmwal.log.gate import PythonGate
-from mmwal.log.segment import segment_number
+from mmwal.log.segment import Predecessor, Segment, inspect_segment, segment_number
 from mmwal.opening import open_store
 from mmwal.state.matrix import Matrix
 from mmwal.testing.simulator import SimulatedDisk
@@ -260,6 +261,57 @@ def test_recovery_recycles_no_segment_under_a_reader(open_wal: OpenWal) -> None:
     fill(wal, 3 * PER_SEGMENT, 5000)
     assert [bytes(view) for view in views] == before
     reader.release()
+
+
+def link_after_recovery(open_wal: OpenWal, disk: SimulatedDisk, end: Callable[[Segment], None]) -> Any:
+    """Lets a writer store the link of segment 1, and ``end`` say what becomes of its sync; kills it, recovers, and
+    returns the link that a power cut then leaves."""
+
+    def link(self: Segment, previous: Predecessor) -> None:
+        content = LINK.pack(
+            number=self.number,
+            salt=self.salt,
+            previous_number=previous.number,
+            previous_end_lsn=previous.end_lsn,
+            previous_last_crc=previous.last_crc,
+        )
+        self.view[LINK_OFFSET : LINK_OFFSET + len(content)] = content
+        self.linked = True
+        linked.append(self.number)
+        end(self)
+
+    linked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Segment, "link", link)
+        wal = open_wal(disk=disk)
+        fill(wal, PER_SEGMENT + 5)
+        wal.sync()
+        wal._log.wake_keeper()
+        disk.run_workers()
+    assert linked == [1]
+    disk = disk.kill()
+    identity = open_wal(disk=disk)._log.identity
+    info = inspect_segment(disk.image(NOTHING_UNSYNCED), "/wal", identity, 1)
+    assert info is not None
+    return info.link
+
+
+def test_link_of_a_killed_writer_becomes_durable_with_the_recovery(open_wal: OpenWal) -> None:
+    link = link_after_recovery(open_wal, SimulatedDisk(), lambda segment: None)
+    assert link is not None
+    assert link["previous_number"] == 0
+
+
+def test_link_whose_sync_failed_becomes_durable_with_the_recovery(open_wal: OpenWal) -> None:
+    disk = SimulatedDisk()
+
+    def fail(segment: Segment) -> None:
+        disk.fail("sync")
+        segment.mapping.sync(LINK_OFFSET, SECTOR_BYTES)
+
+    link = link_after_recovery(open_wal, disk, fail)
+    assert link is not None
+    assert link["previous_number"] == 0
 
 
 def test_spare_of_another_size_is_removed(open_wal: OpenWal) -> None:

@@ -59,7 +59,7 @@ BUGS = {
         "kernel/reference.py", "if not HEADER_BYTES <= length <= end - lsn or", "if not length <= end - lsn or", "scan"
     ),
     "image: a row may lie outside of the matrix": Bug(
-        "checkpoint/load.py", "used.min() >= 0 and used.max() < slot.rows_high", "True", "image"
+        "checkpoint/load.py", "used.min() >= 0 and used.max() < high", "True", "image"
     ),
     "image: two ids may share a row": Bug(
         "checkpoint/load.py", "if int(taken.sum()) != len(used):", "if False:", "image"
