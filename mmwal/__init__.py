@@ -17,7 +17,7 @@ The rooms, lowest first; imports run one way:
     manager.py  store.py  opening.py    the public handles, and how they are opened
     transaction.py  prepared.py  several writes as one, on either handle; those that wait for a decision
     two_phase.py                 one transaction over several stores
-    aio.py                       the log alone for asyncio
+    aio/                         the log alone for asyncio
     apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
@@ -48,6 +48,7 @@ from mmwal.entry import (
 )
 from mmwal.errors import *  # noqa: F403  (every name there is an error of the public tree)
 from mmwal.kernel import load as _load_kernel
+from mmwal.log.receipt import Receipt
 from mmwal.manager import WalManager
 from mmwal.opening import CrashRecoveryManager, open
 from mmwal.recovery.verify import verify
@@ -62,10 +63,11 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncWalManager":  # loaded when used: it brings asyncio
-        from mmwal.aio import AsyncWalManager
+    if name.startswith("Async"):  # loaded when used: it brings asyncio
+        from mmwal import aio
 
-        return AsyncWalManager
+        if name in aio.__all__:
+            return getattr(aio, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -87,6 +89,7 @@ __all__ = [
     "LogReport",
     "Operation",
     "Participant",
+    "Receipt",
     "Record",
     "RecoveryConfig",
     "RecoveryProgress",

@@ -39,6 +39,7 @@ from mmwal.log.batch import append_batches, append_frames, checked_batch, custom
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
+from mmwal.log.receipt import Receipt
 from mmwal.recovery.follow import POLL_INTERVAL_MS, Followed, Follower, reading_beside
 from mmwal.recovery.log_opening import absolute, default_disk, open_log
 from mmwal.recovery.read_only import LogReading, read_log, read_segment
@@ -119,7 +120,7 @@ class WalManager:
     # -- logging ----------------------------------------------------------------------------------------------------
 
     def log_insert(
-        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
     ) -> int:
         """Logs an insert; returns its LSN.
 
@@ -128,7 +129,8 @@ class WalManager:
                 attributes (and ``metadata``, if it has one).
             vector: shape (d,), castable to the log's dtype; borrowed for the call.
             metadata: plain values, see `mmwal.format.metadata`.
-            durable: return only once the entry is durable, whatever the interval.
+            durable: return only once the entry is durable, whatever the interval. None: wait for no sync, whatever the
+                interval; at 0 one is on its way, and `receipt` says when.
 
         Raises:
             IdTypeError, IdError, VectorError, MetadataError, EntryTooLargeError: before anything is logged.
@@ -144,11 +146,11 @@ class WalManager:
         if not 0 < lsn <= self._log.segment_end_lsn:
             lsn = finish_row(self._log, lsn, Kind.INSERT, id, vector, meta, -1)
         if durable or self._each_durable:
-            self._log.make_durable(lsn)
+            self._log.acknowledge(lsn, durable)
         return lsn
 
     def log_update(
-        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+        self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
     ) -> int:
         """Logs an update; ``None`` for vector or metadata says "as it was". Whether the id exists is not checked.
         Args, Returns and Raises as `log_insert`."""
@@ -157,7 +159,7 @@ class WalManager:
         meta = encode_metadata(metadata) if metadata is not None else None
         return self._log_row(Kind.UPDATE, id, vector, meta, durable)
 
-    def log_delete(self, id: Any, *, durable: bool = False) -> int:
+    def log_delete(self, id: Any, *, durable: bool | None = False) -> int:
         """Logs a delete. Whether the id exists is not checked. Returns and raises as `log_insert`."""
         return self._log_row(Kind.DELETE, id, None, None, durable)
 
@@ -168,7 +170,7 @@ class WalManager:
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
         operation: OperationName = "insert",
-        durable: bool = False,
+        durable: bool | None = False,
     ) -> int:
         """Logs several rows of one operation, all of them or none; returns their LSN.
 
@@ -182,10 +184,10 @@ class WalManager:
         """
         lsn = append_batches(self._log, [checked_batch(self._log, ids, vectors, metadata, operation)])
         if durable or self._each_durable:
-            self._log.make_durable(lsn)
+            self._log.acknowledge(lsn, durable)
         return lsn
 
-    def log_entry(self, entry: Any, *, durable: bool = False) -> int:
+    def log_entry(self, entry: Any, *, durable: bool | None = False) -> int:
         """Logs an entry that is given as an object; returns its LSN.
 
         Args:
@@ -215,20 +217,20 @@ class WalManager:
                 )
         raise TypeError(f"a {type(entry).__qualname__} is no entry to log; pass a CustomEntry, or a row as WalEntry")
 
-    def _log_custom(self, entry: CustomEntry, durable: bool) -> int:
+    def _log_custom(self, entry: CustomEntry, durable: bool | None) -> int:
         name, content = TYPES.encode(entry.operation)
         time_ns = NO_TIME if entry.timestamp is None else nanoseconds(entry.timestamp)
         lsn = append_frames(self._log, [custom_frame(self._log, name, content, time_ns)])
         if durable or self._each_durable:
-            self._log.make_durable(lsn)
+            self._log.acknowledge(lsn, durable)
         return lsn
 
-    def _log_row(self, kind: Kind, id: Any, vector: Any, meta: bytes | None, durable: bool) -> int:
+    def _log_row(self, kind: Kind, id: Any, vector: Any, meta: bytes | None, durable: bool | None) -> int:
         lsn = self._append(kind, id, vector, meta, self._now(), -1)
         if not 0 < lsn <= self._log.segment_end_lsn:
             lsn = finish_row(self._log, lsn, kind, id, vector, meta, -1)
         if durable or self._each_durable:
-            self._log.make_durable(lsn)
+            self._log.acknowledge(lsn, durable)
         return lsn
 
     def begin_transaction(self) -> WalTransaction:
@@ -265,6 +267,13 @@ class WalManager:
     def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
         """Returns once ``lsn`` is durable. Raises `TimeoutError` after ``timeout`` seconds, or `SyncFailedError`."""
         self._log.wait_durable(lsn, timeout)
+
+    def receipt(self, lsn: int) -> Receipt:
+        """Returns what says when ``lsn`` is durable: now, to a thread, to a task or to a callback; see `Receipt`.
+
+        Raises `ValueError` for an LSN that does not exist yet.
+        """
+        return Receipt(lsn, self._log)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -609,6 +618,10 @@ class ReadOnlyWal(WalManager):
         self.log_insert()
 
     def wait_durable(self, lsn: int, timeout: float | None = None) -> None:
+        """Raises `ReadOnlyError`."""
+        self.log_insert()
+
+    def receipt(self, lsn: int) -> NoReturn:
         """Raises `ReadOnlyError`."""
         self.log_insert()
 

@@ -592,6 +592,8 @@ class Upkeep:
         self._closed = True
         self._worker.stop()
         try:
+            if not self._log.failed:
+                self._store.settle()
             if not self._log.failed and self._store.changed:
                 self._store.checkpoint()
         finally:

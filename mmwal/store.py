@@ -15,6 +15,7 @@ The steps of every write, in this order, the first four under the store's lock:
   logged and not yet applied stands in `_pending`, and its ids in `_latest`.
 * Writes apply strictly in the order of their LSNs.
 * The lock is never held across a sync, nor while the log waits for a checkpoint.
+* With ``durable=None`` at interval 0 nobody waits: the log's sync worker takes steps 5 and 4, or whoever syncs first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -61,6 +62,7 @@ from mmwal.log.batch import (
 )
 from mmwal.log.log import Log, NoRoomForBatch, OverBudget
 from mmwal.log.read_only import ReadOnlyLog
+from mmwal.log.receipt import Receipt
 from mmwal.log.transaction import LogTransaction
 from mmwal.log.unlogged import Unlogged
 from mmwal.manager import StoreWal
@@ -148,6 +150,8 @@ class VectorStore:
         self.checkpoints_taken = 0
         self._close: Callable[[], object] | None = None  # None: nothing but the state to let go of
         self._verify: Callable[[], VerifyReport] | None = None
+        if self._each_durable:
+            self._logged().show_durable, self._logged().settled_lsn = self._show_durable, self._settled_lsn
         self.wal: StoreWal | None = None  #: the store's log, for reading, syncing and figures; None without one
         if self._state is not None:
             self._expect(self._state.matrix.dimension)
@@ -156,7 +160,9 @@ class VectorStore:
 
     # -- write, one row ---------------------------------------------------------------------------------------------
 
-    def insert(self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
+    def insert(
+        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
+    ) -> int:
         """Adds a vector under a new id; returns the LSN of the entry.
 
         Args:
@@ -164,7 +170,8 @@ class VectorStore:
             vector: shape (d,), castable to the store's dtype without loss of range; finite.
             metadata: a mapping of plain values (see `mmwal.format.metadata`).
             durable: return only once the entry is durable, whatever the interval. With an interval above 0 it is the
-                caller who waits: other readers may see the row before it is durable.
+                caller who waits: other readers may see the row before it is durable. None: wait for no sync, whatever
+                the interval. At 0 one is on its way, readers see the row once it is durable, and `receipt` says when.
 
         Raises:
             DuplicateIdError: the id exists.
@@ -191,11 +198,11 @@ class VectorStore:
                     break
             self._wait_for_room()
         if durable or self._each_durable:
-            self._make_durable(lsn)
+            self._make_durable(lsn, durable)
         return lsn
 
     def update(
-        self, id: Id, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool = False
+        self, id: Id, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
     ) -> int:
         """Replaces the vector, the metadata or both of an existing id; None keeps what is there. Returns the LSN.
 
@@ -205,12 +212,14 @@ class VectorStore:
             raise VectorError(f"nothing to update for id {id!r}: pass a vector, metadata or both")
         return self._replace(Kind.UPDATE, id, vector, metadata, durable)
 
-    def upsert(self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
+    def upsert(
+        self, id: Id, vector: Any, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
+    ) -> int:
         """Inserts a new id or updates an existing one, whose metadata is kept unless given. Returns and raises as
         `insert`, but for `DuplicateIdError`."""
         return self._replace(Kind.UPSERT, id, vector, metadata, durable)
 
-    def delete(self, id: Id, *, durable: bool = False) -> int:
+    def delete(self, id: Id, *, durable: bool | None = False) -> int:
         """Removes an id; returns the LSN. Raises `UnknownIdError` where it does not exist; else as `insert`."""
         if type(id) is not str and type(id) is not int:
             id = plain_id(id)
@@ -228,12 +237,14 @@ class VectorStore:
                     self._apply(state, lsn, [(id, NO_ROW, None)])
             if lsn:
                 if durable or self._each_durable:
-                    self._make_durable(lsn)
+                    self._make_durable(lsn, durable)
                 return lsn
             self._wait_for_room()
         raise UnknownIdError(id)
 
-    def _replace(self, kind: Kind, id: Id, vector: Any, metadata: Mapping[str, Any] | None, durable: bool) -> int:
+    def _replace(
+        self, kind: Kind, id: Id, vector: Any, metadata: Mapping[str, Any] | None, durable: bool | None
+    ) -> int:
         meta = encode_metadata(metadata) if metadata is not None else None
         if type(id) is not str and type(id) is not int:
             id = plain_id(id)
@@ -255,7 +266,7 @@ class VectorStore:
                     break
             self._wait_for_room()
         if durable or self._each_durable:
-            self._make_durable(lsn)
+            self._make_durable(lsn, durable)
         return lsn
 
     # -- write, many rows -------------------------------------------------------------------------------------------
@@ -266,7 +277,7 @@ class VectorStore:
         vectors: Any,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        durable: bool = False,
+        durable: bool | None = False,
     ) -> int:
         """Adds many vectors, all or none; returns their LSN.
 
@@ -285,7 +296,7 @@ class VectorStore:
         vectors: Any = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        durable: bool = False,
+        durable: bool | None = False,
     ) -> int:
         """Replaces many vectors, their metadata or both, all or none; what is None stays as it is.
 
@@ -301,12 +312,12 @@ class VectorStore:
         vectors: Any,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        durable: bool = False,
+        durable: bool | None = False,
     ) -> int:
         """Inserts or updates many vectors, all or none; as `update_many`, whether the ids exist or not."""
         return self._write_many(Kind.UPSERT, ids, vectors, metadata, durable)
 
-    def delete_many(self, ids: Iterable[Id], *, durable: bool = False) -> int:
+    def delete_many(self, ids: Iterable[Id], *, durable: bool | None = False) -> int:
         """Removes many ids, all or none; returns their LSN. Raises `UnknownIdError`; else as `insert_many`."""
         plain = distinct_ids(ids)
         state = self._state
@@ -320,7 +331,7 @@ class VectorStore:
         ids: Iterable[Id],
         vectors: Any,
         metadata: Sequence[Mapping[str, Any] | None] | None,
-        durable: bool,
+        durable: bool | None,
     ) -> int:
         plain = distinct_ids(ids)
         metas = encode_many(metadata, len(plain))
@@ -342,7 +353,7 @@ class VectorStore:
         ids: list[Id],
         matrix: npt.NDArray[Any] | None,
         metas: list[bytes | None] | None,
-        durable: bool,
+        durable: bool | None,
     ) -> int:
         def check() -> list[Batch]:
             kept = self._check_many(kind, ids, metas)
@@ -355,7 +366,7 @@ class VectorStore:
         self,
         state: State,
         check: Callable[[], list[Batch]],
-        durable: bool,
+        durable: bool | None,
         log: Callable[[list[Batch]], int] | None = None,
     ) -> int:
         """Logs and applies what ``check`` returns, as a whole; returns its LSN. ``log``: not by `append_batches`."""
@@ -382,7 +393,7 @@ class VectorStore:
         lsn = self._with_room(state, write)
         # 5. sync
         if durable or self._each_durable:
-            self._make_durable(lsn)
+            self._make_durable(lsn, durable)
         return lsn
 
     def _with_room(self, state: State, write: Callable[[], int]) -> int:
@@ -431,7 +442,7 @@ class VectorStore:
         self._check_open()
         return self._prepared.told()
 
-    def commit_prepared(self, gid: str, *, durable: bool = True) -> int:
+    def commit_prepared(self, gid: str, *, durable: bool | None = True) -> int:
         """Applies a prepared transaction as a whole; returns the LSN of every row that it wrote.
 
         It may be of an earlier process. What its coordinator has decided is for the coordinator to say: by hand this is
@@ -439,7 +450,7 @@ class VectorStore:
 
         Args:
             gid: as given to `StoreTransaction.prepare`.
-            durable: return only once it is durable, whatever the interval.
+            durable: return only once it is durable, whatever the interval; None: wait for no sync.
 
         Raises:
             UnknownTransactionError: none of that global id is in doubt.
@@ -450,14 +461,14 @@ class VectorStore:
         """
         return self._decide(gid, durable, LogTransaction.commit)
 
-    def rollback_prepared(self, gid: str, *, durable: bool = False) -> int:
+    def rollback_prepared(self, gid: str, *, durable: bool | None = False) -> int:
         """Ends a prepared transaction, which has no effect then; returns the LSN of that.
 
         Raises as `commit_prepared`. Durability: unless ``durable``, a crash may bring it back as in doubt.
         """
         return self._decide(gid, durable, LogTransaction.rollback)
 
-    def _decide(self, gid: str, durable: bool, end: Callable[[LogTransaction], int]) -> int:
+    def _decide(self, gid: str, durable: bool | None, end: Callable[[LogTransaction], int]) -> int:
         """Logs the end of a prepared transaction, and applies it where that is its commit."""
         self._logged().check_usable()
         prepared, state = self._prepared.of(gid), self._state
@@ -511,7 +522,7 @@ class VectorStore:
     def _read_entry(self, id: Id) -> tuple[npt.NDArray[Any], Entry] | None:
         return self._state.read(id) if self._state is not None else None
 
-    def _commit(self, changes: Sequence[Change], durable: bool) -> int:
+    def _commit(self, changes: Sequence[Change], durable: bool | None) -> int:
         """Logs and applies the net effect of a transaction; returns its LSN."""
         self._check_open()
         if not changes:
@@ -542,6 +553,8 @@ class VectorStore:
     def _lsn_of(self, state: State, id: Id) -> int:
         """Returns the LSN of an id as the newest logged write left it, 0 where it is not there. The lock is held."""
         if (latest := self._latest.get(id)) is not None:
+            if self._log.failed:
+                raise self._log.refusal()  # readers will never see it: to run a transaction again would help nobody
             lsn, row, _ = latest
         else:
             found = state.directory.get(id)
@@ -629,9 +642,12 @@ class VectorStore:
             _turn(state, lsn, changes)
             self._count(len(changes))
 
-    def _make_durable(self, lsn: int) -> None:
-        """Waits for the sync and lets everything that it covered be seen."""
-        self._log.make_durable(lsn)
+    def _make_durable(self, lsn: int, durable: bool | None = True) -> None:
+        """Waits for the sync, and until everything that it covered is seen; None: asks for both, waits for neither."""
+        self._log.acknowledge(lsn, durable)
+
+    def _show_durable(self) -> None:
+        """Lets everything that is durable by now be seen; for the log, which calls it before it tells anybody."""
         state = self._state
         if not self._each_durable or state is None or isinstance(state, _Ended):
             return
@@ -644,6 +660,13 @@ class VectorStore:
                     if self._latest[id][0] == lsn:
                         del self._latest[id]
                 self._count(len(changes))
+
+    def _settled_lsn(self) -> int:
+        """Returns up to where everything is durable and seen, at interval 0. Takes no lock."""
+        state, durable_lsn = self._state, self._logged().cursor.durable  # before it is seen whether anything is pending
+        if not self._latest or state is None or isinstance(state, _Ended):
+            return durable_lsn
+        return min(durable_lsn, state.applied_lsn)
 
     def _hold(self, state: State, batch: Batch, rows: list[int]) -> Batch:
         """Fills rows that nobody can see; returns the same batch, safe from the caller, to be logged."""
@@ -770,7 +793,7 @@ class VectorStore:
         with self._state.reading() as view:
             return [id for id, _, _ in view.records(view.rows())]
 
-    def batches(self, rows: int = 1024) -> Iterator[tuple[list[Id], npt.NDArray[Any]]]:
+    def batches(self, rows: int = 1024) -> Generator[tuple[list[Id], npt.NDArray[Any]], None, None]:
         """Yields all live rows as of now in chunks: ids, and their vectors as an (n, d) copy."""
         if rows < 1:
             raise ValueError(f"rows={rows}: a chunk has at least 1 row")
@@ -850,6 +873,14 @@ class VectorStore:
         """Returns once ``lsn`` is durable. Raises `TimeoutError` after ``timeout`` seconds, or `SyncFailedError`."""
         self._logged().wait_durable(lsn, timeout)
 
+    def receipt(self, lsn: int) -> Receipt:
+        """Returns what says when ``lsn`` is durable: now, to a thread, to a task or to a callback; see `Receipt`.
+
+        With ``sync_interval_ms=0`` readers see, by then, what was written. Raises `NoStoreError` where there is no log,
+        `ValueError` for an LSN that does not exist yet.
+        """
+        return Receipt(lsn, self._logged())
+
     def checkpoint(self) -> CheckpointInfo:
         """Flushes the matrix, publishes what is alive, and lets go of the log that no checkpoint needs.
 
@@ -906,6 +937,22 @@ class VectorStore:
     def pinned_lsn(self, redo_lsn: int) -> int:
         """Returns where the log is needed from for a checkpoint as of ``redo_lsn``. The lock is held."""
         return self._prepared.pinned_lsn(redo_lsn)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a write of one row finds lock, row and segment without waiting, as things stand. For `aio`."""
+        state = self._state
+        return (
+            state is not None
+            and not state.lock.locked()
+            and state.rows.high < state.matrix.capacity
+            and self._log.ready
+        )
+
+    def settle(self) -> None:
+        """Makes durable and visible what was logged and waits for that. For `opening`."""
+        if self._latest:
+            self.sync()
 
     def quiesce(self) -> None:
         """Lets the applied LSN cover everything published that is no write of the store: marks. The lock is held."""
@@ -1000,11 +1047,15 @@ class ReadOnlyStore(VectorStore):
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
 
-    def commit_prepared(self, gid: str, *, durable: bool = True) -> int:
+    def commit_prepared(self, gid: str, *, durable: bool | None = True) -> int:
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
 
-    def rollback_prepared(self, gid: str, *, durable: bool = False) -> int:
+    def rollback_prepared(self, gid: str, *, durable: bool | None = False) -> int:
+        """Raises `ReadOnlyError`."""
+        raise self._log.refusal()
+
+    def receipt(self, lsn: int) -> Receipt:
         """Raises `ReadOnlyError`."""
         raise self._log.refusal()
 

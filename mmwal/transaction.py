@@ -68,7 +68,7 @@ class _Ending:
         """Whether more can be written."""
         return self._ended is None
 
-    def commit(self, *, durable: bool = True) -> int:
+    def commit(self, *, durable: bool | None = True) -> int:
         """Makes everything in the transaction count; see the class."""
         raise NotImplementedError
 
@@ -177,11 +177,11 @@ class WalTransaction(_Ending):
         self._frames.extend(frames)
         self._held_bytes += sum(frame.size for frame in frames)
 
-    def commit(self, *, durable: bool = True) -> int:
+    def commit(self, *, durable: bool | None = True) -> int:
         """Makes everything in the transaction count; returns the LSN of all its entries.
 
         Args:
-            durable: return only once it is durable, with one sync.
+            durable: return only once it is durable, with one sync; None: wait for none, whatever the interval.
 
         Raises:
             TransactionClosedError: it was committed or rolled back before.
@@ -208,7 +208,7 @@ class WalTransaction(_Ending):
         self._logged = None
         self._end("committed")
         if durable or self._each_durable:
-            self._log.make_durable(lsn)
+            self._log.acknowledge(lsn, durable)
         return lsn
 
     def _hold_row(self, kind: int, id: Any, vector: Any, metadata: Mapping[str, Any] | None) -> None:
@@ -330,7 +330,7 @@ class StoreTransaction(_Ending):
         log: Log | Unlogged,
         dimension: Callable[[], int | None],
         read: Callable[[Id], tuple[npt.NDArray[Any], Entry] | None],
-        commit: Callable[[Sequence[Change], bool], int],
+        commit: Callable[[Sequence[Change], bool | None], int],
         prepare: Callable[[Sequence[Change], str], int],
     ) -> None:
         """Takes from its store what its log takes, its dimension, how to read an id, and how to log and apply, now or
@@ -418,13 +418,13 @@ class StoreTransaction(_Ending):
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
-    def commit(self, *, durable: bool = True) -> int:
+    def commit(self, *, durable: bool | None = True) -> int:
         """Logs and applies everything in the transaction as a whole; returns the LSN of every row that it wrote.
 
         What comes to nothing, such as an insert and its delete, is not logged. Where nothing is left, nothing is.
 
         Args:
-            durable: return only once it is durable, with one sync, whatever the interval.
+            durable: return only once it is durable, with one sync, whatever the interval; None: wait for none.
 
         Raises:
             TransactionConflictError: another writer was first; nothing was logged, the transaction is rolled back.

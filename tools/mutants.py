@@ -61,6 +61,8 @@ _SEGMENTS = "tests/log/test_segments.py::"
 _STATE = "tests/state/test_state.py::"
 _TRANSACTIONS = "tests/manager/test_transactions.py::"
 _AIO = "tests/aio/test_log.py::"
+_RECEIPTS = "tests/log/test_receipts.py::"
+_STORE_RECEIPTS = "tests/store/test_receipts.py::"
 _STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
 _PREPARED = "tests/store/test_prepared.py::"
 _COORDINATOR = "tests/two_phase/test_two_phase.py::"
@@ -1345,7 +1347,7 @@ MUTANTS = [
         "commit_not_durable",
         ("write.durable",),
         "transactions whose commit had returned",
-        _one("transaction.py", "            self._log.make_durable(lsn)", "            pass"),
+        _one("transaction.py", "            self._log.acknowledge(lsn, durable)", "            pass"),
         _TRANSACTIONS + "test_everything_in_a_transaction_shares_one_commit_and_one_sync",
     ),
     Mutant(
@@ -1353,18 +1355,93 @@ MUTANTS = [
         ("write.durable",),
         "what a task was told is durable, though its sync failed",
         _one(
-            "aio.py",
-            "durable_lsn, waiters = self._log.cursor.durable, self._waiters",
-            "durable_lsn, waiters = self._log.cursor.published, self._waiters",
+            "aio/waiting.py",
+            "settled_lsn = self._log.settled_lsn()",
+            "settled_lsn = self._log.cursor.published",
         ),
         _AIO + "test_failed_sync_is_told_to_everybody_who_waits[py]",
     ),
     Mutant(
         "async_sync_left_out",
-        ("write.durable",),
+        ("write.asked",),
         "durability on time: tasks that ask for a sync wait for ever",
-        _one("aio.py", "            self._log.make_durable(self._wanted_lsn)", "            pass"),
+        _one("aio/waiting.py", "            self._log.ask_for_sync()", "            pass"),
         _AIO + "test_flush_and_durable_and_waiting[py]",
+    ),
+    Mutant(
+        "asked_sync_left_out",
+        ("write.asked",),
+        "what was written with durable=None at interval 0, in any power cut, however late",
+        _one("log/log.py", "self._sync_asked, wanted = False, True", "self._sync_asked = False"),
+        _RECEIPTS + "test_at_interval_zero_nobody_waits_and_the_worker_syncs[py]",
+    ),
+    Mutant(
+        "write_that_waits_for_nothing_asks_for_nothing",
+        ("write.asked",),
+        "what was written with durable=None at interval 0, in any power cut, however late; readers never see it",
+        _one("log/log.py", "            self.ask_for_sync()\n        else", "            pass\n        else"),
+        _RECEIPTS + "test_at_interval_zero_nobody_waits_and_the_worker_syncs[py]",
+    ),
+    Mutant(
+        "receipt_calls_before_it_is_durable",
+        ("receipt.told",),
+        "what a callback was told is durable, though its sync failed",
+        _one(
+            "log/receipt.py",
+            "self._waiters.pop(EVERYBODY if over else self._log.settled_lsn())",
+            "self._waiters.pop(EVERYBODY if over else self._log.cursor.published)",
+        ),
+        _RECEIPTS + "test_callback_comes_once_from_whoever_made_it_durable[py]",
+    ),
+    Mutant(
+        "receipt_of_what_is_published_says_durable",
+        ("receipt.told",),
+        "what a receipt said is durable, in a power cut",
+        _one(
+            "log/receipt.py",
+            "return self._log.settled_lsn() >= self.lsn",
+            "return self._log.cursor.published >= self.lsn",
+        ),
+        _RECEIPTS + "test_receipt_says_whether_it_is_durable_by_now[py]",
+    ),
+    Mutant(
+        "failed_sync_tells_no_callback",
+        ("receipt.told",),
+        "the answer: callbacks of a log whose sync failed never come",
+        _one(
+            "log/receipt.py",
+            "over = self._log.failed or self._log.ended\n        with",
+            "over = self._log.ended\n        with",
+        ),
+        _RECEIPTS + "test_failed_sync_is_handed_to_every_callback[py]",
+    ),
+    Mutant(
+        "durable_and_never_shown",
+        ("store.shown",),
+        "what was written with durable=None at interval 0: readers never see it",
+        _one("log/log.py", "        self.show_durable()\n        for tell", "        for tell"),
+        _STORE_RECEIPTS + "test_write_that_waits_for_nothing_is_seen_once_it_is_durable[py-insert]",
+    ),
+    Mutant(
+        "told_before_it_is_seen",
+        ("store.shown",),
+        "read-your-writes of a task at interval 0",
+        _one("store.py", "        return min(durable_lsn, state.applied_lsn)", "        return durable_lsn"),
+        _STORE_RECEIPTS + "test_nobody_is_told_before_readers_see_it[py]",
+    ),
+    Mutant(
+        "closed_with_something_left_to_show",
+        ("store.settled",),
+        "time: what nobody had waited for is in no checkpoint, and the next opening replays it",
+        _one("opening.py", "                self._store.settle()", "                pass"),
+        _STORE_RECEIPTS + "test_close_leaves_nothing_to_replay[py]",
+    ),
+    Mutant(
+        "waited_for_and_not_shown",
+        ("store.shown",),
+        "read-your-writes of whoever waited for what another had made durable",
+        _one("log/log.py", "            self.show_durable()  # whoever", "            pass  # whoever"),
+        _STORE_RECEIPTS + "test_who_waits_sees_what_another_is_about_to_show[py]",
     ),
     Mutant(
         "transaction_conflict_not_seen",

@@ -58,6 +58,9 @@ TURNING_POINTS = frozenset(
         "make_durable",
         "give_back",
         "quiesce",
+        "acknowledge",
+        "ask_for_sync",
+        "show_durable",
     ]
 )
 # Attributes of these names that are no calls of a disk: mutexes, and buffers.
@@ -106,9 +109,12 @@ def places_in(source: str, name: str = "") -> set[str]:
     return set(_walk(ast.parse(source), (), name))
 
 
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
 def _walk(node: ast.AST, scope: tuple[str, ...], name: str) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
-        inner = (*scope, child.name) if isinstance(child, (ast.FunctionDef, ast.ClassDef)) else scope
+        inner = (*scope, child.name) if isinstance(child, _SCOPES) else scope
         text = _place(child, node) or (_refusal(child, node, name) if REFUSING.fullmatch(name) else None)
         if text is not None:
             yield f"{'.'.join(inner) or 'module'}: {text}"
@@ -299,16 +305,26 @@ STEPS = (
     Step(
         "write.durable",
         (
-            "manager.py WalManager.log_insert: self._log.make_durable(lsn)",
-            "manager.py WalManager._log_row: self._log.make_durable(lsn)",
-            "manager.py WalManager._log_custom: self._log.make_durable(lsn)",
-            "manager.py WalManager.log_batch: self._log.make_durable(lsn)",
-            "transaction.py WalTransaction.commit: self._log.make_durable(lsn)",
-            "aio.py Waiting._sync: self._log.make_durable(self._wanted_lsn)",
+            "log/log.py Log.acknowledge: self.make_durable(lsn)",
+            "manager.py WalManager.log_insert: self._log.acknowledge(lsn, durable)",
+            "manager.py WalManager._log_row: self._log.acknowledge(lsn, durable)",
+            "manager.py WalManager._log_custom: self._log.acknowledge(lsn, durable)",
+            "manager.py WalManager.log_batch: self._log.acknowledge(lsn, durable)",
+            "transaction.py WalTransaction.commit: self._log.acknowledge(lsn, durable)",
             "manager.py WalManager.sync: self._log.make_durable(self._log.cursor.published)",
-            "store.py VectorStore._make_durable: self._log.make_durable(lsn)",
+            "store.py VectorStore._make_durable: self._log.acknowledge(lsn, durable)",
         ),
     ),
+    Step(
+        "write.asked",
+        (
+            "log/log.py Log.acknowledge: self.ask_for_sync()",
+            "aio/handle.py AsyncHandle._acknowledged: self._log_in_use().ask_for_sync()",
+            "aio/waiting.py Waiting.until: self._log.ask_for_sync()",
+            "log/receipt.py Callbacks.add: log.ask_for_sync()",
+        ),
+    ),
+    Step("receipt.told", ()),
     Step("log.interval_sync", ("log/log.py Log._sync_due: self.gate.sync(published)",)),
     Step("log.idle_mark", ("log/log.py Log._mark_idle: self.gate.sync(self._idle_lsn)",)),
     Step("log.settle", ()),
@@ -698,6 +714,14 @@ STEPS = (
     ),
     Step("state.limbo", ()),
     Step("store.turn", ()),
+    Step("store.settled", ("store.py VectorStore.settle: self.sync()",)),
+    Step(
+        "store.shown",
+        (
+            "log/log.py Log._tell_durable: self.show_durable()",
+            "log/log.py Log._await: self.show_durable()",
+        ),
+    ),
     Step(
         "store.give_back",
         (

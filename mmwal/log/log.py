@@ -46,6 +46,7 @@ from mmwal.kernel.interface import (
 from mmwal.log.control import INCARNATION_SHIFT, LogControl
 from mmwal.log.gate import PythonGate
 from mmwal.log.keeper import Keeper
+from mmwal.log.receipt import Callbacks
 from mmwal.log.segment import Predecessor, Segment, SegmentInfo, open_segment, prepare_segment, segment_name
 from mmwal.log.transaction import COMMIT_BYTES, Frame, LogTransaction, prepare_bytes
 
@@ -122,7 +123,11 @@ class Log:
         self._closed = False
         self.ended = False  # close() sets it last, followers read: published and durable do not move any more
         self.on_durable: set[Callable[[], None]] = set()  # called once `durable` has moved, or will not move any more
+        self.show_durable: Callable[[], None] = lambda: None  # before them: a store lets readers see what is durable
+        self.settled_lsn: Callable[[], int] = lambda: self.cursor.durable  # durable up to there, and seen
+        self.callbacks = Callbacks(self)
         self._told_lsn = 0
+        self._sync_asked = False  # whoever asks sets it, then wakes the sync worker, which clears it
         self._transactions = itertools.count(1)  # threads share it; next() is one step
         self.append_waits = 0
         self.has_owner = owned
@@ -311,6 +316,13 @@ class Log:
                 self.keeper.changed.wait(_SETTLE_S)
         return lsn
 
+    @property
+    def ready(self) -> bool:
+        """Whether a frame of up to an eighth of a segment finds its place without waiting, as things stand."""
+        reserved, size = self.cursor.reserved, self.segment_bytes
+        number = reserved // size
+        return data_end(number, size) - reserved >= size // 8 or number + 1 in self._attached
+
     def wait_for_room(self) -> None:
         """Returns once another segment is attached; for an owner that was told `OverBudget`. Raises `WalFullError`."""
         self._wait_for_segment(patient=True)
@@ -363,11 +375,28 @@ class Log:
         """Returns once ``lsn`` is durable, leaving the syncing to the interval. Raises as `make_durable`."""
         self._await(self.gate.sync if self.sync_interval_ms == 0 else self.gate.wait, lsn, timeout_s)
 
-    def _await(self, how: Callable[[int, float | None], bool], lsn: int, timeout_s: float | None) -> None:
-        if self.cursor.durable >= lsn:
-            return
+    def acknowledge(self, lsn: int, durable: bool | None) -> None:
+        """Does what a write that is to be durable owes before it returns: `make_durable`; None: it asks for that."""
+        if durable is None:
+            self.ask_for_sync()
+        else:
+            self.make_durable(lsn)
+
+    def ask_for_sync(self) -> None:
+        """Has the sync worker make everything published so far durable, soon; waits for nothing."""
+        self._sync_asked = True
+        self._syncer.wake()
+
+    def check_exists(self, lsn: int) -> None:
+        """Raises `ValueError` for an LSN that the log has not reached."""
         if lsn > self.cursor.reserved:
             raise ValueError(f"LSN {lsn} does not exist yet: the log ends at {self.cursor.reserved}")
+
+    def _await(self, how: Callable[[int, float | None], bool], lsn: int, timeout_s: float | None) -> None:
+        if self.cursor.durable >= lsn:
+            self.show_durable()  # whoever made it durable may not have come to that
+            return
+        self.check_exists(lsn)
         if self._words[STATE // 8]:
             raise self.refusal()
         try:
@@ -379,30 +408,33 @@ class Log:
             if self._words[STATE // 8]:
                 raise self.refusal()
             raise TimeoutError(f"LSN {lsn} was not durable after {timeout_s:g} s; it will be with a later sync")
-        if self.on_durable:
-            self._tell_durable()
+        self._tell_durable()
 
     def _sync_step(self) -> float | None:
         """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable."""
         pause_s = self._sync_due()
         durable_lsn = self.cursor.durable
         if durable_lsn != self._told_lsn:
-            self._told_lsn = durable_lsn
             self._tell_durable()
+            self._told_lsn = durable_lsn
         return pause_s
 
     def _tell_durable(self) -> None:
-        """Calls who wants to know that `durable` has moved, or will not move any more."""
+        """Calls who wants to know that `durable` has moved, or will not move any more. No lock of a store is held."""
+        self.show_durable()
         for tell in self.on_durable.copy():
             tell()
 
     def _sync_due(self) -> float | None:
         """Syncs what is dirty; marks the end of a burst once; sleeps while nothing changes."""
+        wanted = self.sync_interval_ms > 0
+        if self._sync_asked:
+            self._sync_asked, wanted = False, True  # before `published` is read: it covers whoever asked
         now_ns, published = self._disk.monotonic_ns(), self.cursor.published
         if published != self._seen_lsn:
             self._seen_lsn, self._seen_ns = published, now_ns
         try:
-            if self.sync_interval_ms and published > self.cursor.durable:
+            if wanted and published > self.cursor.durable:
                 self.gate.sync(published)
             elif published == self._idle_lsn:
                 return self._fall_asleep()

@@ -43,6 +43,10 @@ class ReadOnlyLog(Unlogged):
         """Raises as `append`."""
         raise self.refusal()
 
+    def acknowledge(self, lsn: int, durable: bool | None) -> NoReturn:
+        """Raises as `append`."""
+        raise self.refusal()
+
     def refusal(self) -> UnavailableError:
         """Returns the error that says why nothing is taken."""
         if self.forked:

@@ -31,6 +31,7 @@ class Unlogged:
     segment_end_lsn = 1 << 62
     frame_bytes_max = 1 << 62
     failed = False
+    ready = True
     dimension = 0  # any: the store checks it
 
     def __init__(self, kernel: Kernel, dtype: int, *, check_finite: bool = True) -> None:
@@ -83,6 +84,9 @@ class Unlogged:
 
     def make_durable(self, lsn: int, timeout_s: float | None = None) -> None:
         """Returns: there is nothing to lose."""
+
+    def acknowledge(self, lsn: int, durable: bool | None) -> None:
+        """As `make_durable`."""
 
     def _next(self) -> int:
         self.published += _STEP

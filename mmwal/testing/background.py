@@ -52,6 +52,10 @@ class SimulatedMutex:
     def __exit__(self, *error: object) -> None:
         self._held = False
 
+    def locked(self) -> bool:
+        """Whether it is held."""
+        return self._held
+
 
 class SimulatedWorker:
     """A step function that runs when due: at once, then when woken or after the seconds it returned."""

@@ -714,6 +714,25 @@ def _wait_durable(scene: Scene) -> None:
     require(scene.handle.durable_lsn >= last, "wait_durable() returned before it was durable")
 
 
+def _receipt(scene: Scene) -> None:
+    """A write that waits for nothing, and then somebody who waits and somebody who is called."""
+    told: list[tuple[bool, BaseException | None]] = []
+    receipt = scene.handle.receipt(scene.write(durable=None))
+    receipt.add_done_callback(lambda receipt: told.append((receipt.durable, receipt.error)))
+    try:
+        receipt.wait(1.0)
+    except TimeoutError as error:
+        raise Wrong(f"no sync came within a second: {error}") from error
+    except SyncFailedError:
+        if scene.what == "store" and scene.each_durable:
+            scene.model.returned -= 1  # readers must not see it
+        raise
+    finally:
+        require(len(told) == 1, f"a callback came {len(told)} times")
+        require(told[0][0] == receipt.durable != isinstance(told[0][1], SyncFailedError), f"a callback heard {told}")
+    require(receipt.durable and scene.handle.durable_lsn >= receipt.lsn, "wait() returned before it was durable")
+
+
 def _checkpoint(scene: StoreScene) -> None:
     info = scene.handle.checkpoint()
     require(scene.handle.durable_lsn >= info.lsn, "a checkpoint names what is not durable")
@@ -868,6 +887,7 @@ OPERATIONS = [
     _store(
         "wait_durable", "VectorStore.wait_durable StoreWal.wait_durable", _wait_durable, (SyncFailedError,), *_OTHERS
     ),
+    _store("receipt", "VectorStore.receipt StoreWal.receipt", _receipt, _WRITING, "midlife", *_DURABLE),
     Operation(
         "store",
         "checkpoint",
@@ -926,6 +946,7 @@ OPERATIONS = [
     ),
     _alone("sync", "WalManager.sync", _sync, *_OTHERS),
     _alone("wait_durable", "WalManager.wait_durable", _wait_durable, *_OTHERS),
+    _alone("receipt", "WalManager.receipt", _receipt, "midlife", *_DURABLE),
     Operation("log", "release", ("WalManager.release",), _release, (SyncFailedError,), never=("fresh",)),
     _alone("replay", "WalManager.replay", _reading("replay"), "midlife", "budget full", "recovered", raises=_READING),
     _alone("iter_entries", "WalManager.iter_entries", _reading("iter_entries"), "runway ready", raises=_READING),

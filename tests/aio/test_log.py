@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmwal import AsyncWalManager
+from mmwal import AsyncWalManager, Receipt
 from mmwal.errors import (
     EntryTooLargeError,
     IdTypeError,
@@ -144,6 +144,27 @@ def test_interval_zero_means_durable_on_return(opened: OpenLog) -> None:
             assert await wal.log_delete_async(1) <= wal.durable_lsn
 
     asyncio.run(main())
+
+
+def test_write_that_waits_for_nothing_and_its_receipt(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened(sync_interval_ms=0) as wal:
+            slow_syncs(wal, 0.2)
+            lsns = [
+                await wal.log_insert_async("a", vector(1), durable=None),
+                await wal.log_batch_async(["b", "c"], [vector(2), vector(3)], durable=None),
+                await wal.log_delete_async("a", durable=None),
+            ]
+            receipts = [wal.receipt(lsn) for lsn in lsns]
+            assert not receipts[-1].durable
+            await asyncio.wait_for(asyncio.gather(*(awaited(receipt) for receipt in receipts)), 20)
+            assert wal.durable_lsn >= lsns[-1]
+
+    asyncio.run(main())
+
+
+async def awaited(receipt: Receipt) -> None:
+    await receipt
 
 
 def test_tasks_share_a_sync(opened: OpenLog) -> None:
@@ -363,13 +384,15 @@ def test_many_that_wait_for_room_do_not_stand_in_the_way_of_who_makes_some(opene
 
 def until_full_at_once(wal: WalManager) -> tuple[int, int]:
     """Fills a log without waiting for room; returns the last LSN, and how many entries that were."""
-    log, count = wal._log, 0
-    while (lsn := log.cursor.append(1, count, vector(1), None, 1, -1)) != NOT_READY:
+    log, count, last = wal._log, 0, 0
+    while (lsn := log.cursor.append(1, count, vector(1), None, 1, -1)) != NOT_READY or not log.keeper.over_budget:
+        if lsn == NOT_READY:  # the keeper is behind
+            log.wake_keeper()
+            time.sleep(0.002)
+            continue
         if not 0 < lsn <= log.segment_end_lsn:
             log.settle(lsn, lambda: 0)
         last, count = abs(lsn), count + 1
-        if count % 100 == 0:
-            time.sleep(0.02)  # for the keeper
     return last, count
 
 

@@ -89,6 +89,7 @@ NO_DISK: dict[str, Callable[[mmwal.VectorStore], Any]] = {
     "list_in_doubt": lambda store: store.list_in_doubt(),
     "failed": lambda store: store.failed,
     "changed": lambda store: store.changed,
+    "ready": lambda store: store.ready,
     "__getitem__": lambda store: store["a"],
     "__contains__": lambda store: "a" in store,
     "__len__": lambda store: len(store),
@@ -103,7 +104,17 @@ NO_DISK: dict[str, Callable[[mmwal.VectorStore], Any]] = {
     "wal.__enter__": lambda store: store.wal.__enter__(),
 }
 FOR_OPENING = {  # not for users
-    *("quiesce", "pinned_lsn", "log_prepared", "on_close", "on_verify", "end_checkpoints", "end", "end_in_child")
+    *(
+        "quiesce",
+        "pinned_lsn",
+        "log_prepared",
+        "on_close",
+        "on_verify",
+        "end_checkpoints",
+        "end",
+        "end_in_child",
+        "settle",
+    )
 }
 REFUSED = {  # they raise before they touch anything; tests/store and tests/opening hold that
     *(f"ReadOnlyStore.{name}" for name in vars(ReadOnlyStore) if not name.startswith("_")),

@@ -319,7 +319,8 @@ def test_decision_that_is_not_applied_yet_pins_the_log_for_a_checkpoint(open_sto
     prepare(store)
     turn_over(store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_make_durable", lambda lsn: None)  # the thread that commits is not so far yet
+        patch.setattr(store, "_make_durable", lambda lsn, durable: None)  # the thread that commits is not so far yet
+        patch.setattr(store._log, "show_durable", lambda: None)
         store.commit_prepared("g")
         store.checkpoint()
         store.checkpoint()

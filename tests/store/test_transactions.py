@@ -274,7 +274,7 @@ def test_write_that_waits_for_its_sync_is_a_conflict_too(open_store: OpenStore, 
     make_durable = store._make_durable
     inside: list[Any] = []
 
-    def meanwhile(lsn: int) -> None:
+    def meanwhile(lsn: int, durable: bool | None = True) -> None:
         store._make_durable = make_durable  # type: ignore[method-assign]
         assert store["a"][0] == 1
         with pytest.raises(TransactionConflictError) as raised:
