@@ -17,7 +17,7 @@ The rooms, lowest first; imports run one way:
     manager.py  store.py  opening.py    the public handles, and how they are opened
     transaction.py  prepared.py  several writes as one, on either handle; those that wait for a decision
     two_phase.py                 one transaction over several stores
-    aio/                         the log alone for asyncio
+    aio/                         log and store for asyncio
     apply.py                     an entry of a log into a store, for those who replay by hand
     cli/                         the `mmwal` command
     testing/                     the shipped test kit: a disk that can lose power
@@ -57,7 +57,7 @@ from mmwal.transaction import StoreTransaction, WalTransaction
 from mmwal.two_phase import GlobalTransaction, Operation, Participant, TwoPhaseCommit
 
 if TYPE_CHECKING:
-    from mmwal.aio import AsyncWalManager
+    from mmwal.aio import AsyncStoreTransaction, AsyncVectorStore, AsyncWalManager
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,8 @@ def kernel_in_use() -> str:
 
 
 __all__ = [
+    "AsyncStoreTransaction",
+    "AsyncVectorStore",
     "AsyncWalManager",
     "CheckpointInfo",
     "CrashRecoveryManager",

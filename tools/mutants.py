@@ -63,6 +63,7 @@ _TRANSACTIONS = "tests/manager/test_transactions.py::"
 _AIO = "tests/aio/test_log.py::"
 _RECEIPTS = "tests/log/test_receipts.py::"
 _STORE_RECEIPTS = "tests/store/test_receipts.py::"
+_AIO_STORE = "tests/aio/test_store.py::"
 _STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
 _PREPARED = "tests/store/test_prepared.py::"
 _COORDINATOR = "tests/two_phase/test_two_phase.py::"
@@ -1367,6 +1368,13 @@ MUTANTS = [
         "durability on time: tasks that ask for a sync wait for ever",
         _one("aio/waiting.py", "            self._log.ask_for_sync()", "            pass"),
         _AIO + "test_flush_and_durable_and_waiting[py]",
+    ),
+    Mutant(
+        "async_write_does_not_wait",
+        ("write.asked",),
+        "writes of a task that returned at sync_interval_ms=0",
+        _one("aio/handle.py", "        elif durable or self._each_durable:", "        elif durable:"),
+        _AIO_STORE + "test_at_interval_zero_a_task_reads_what_it_wrote_and_others_nothing_sooner[py]",
     ),
     Mutant(
         "asked_sync_left_out",
