@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmwal.entry import WalEntry, normalize_vector
+from mmwal.entry import WalEntry
 from mmwal.store import VectorStore
+from mmwal.transaction import StoreTransaction
 
 
 def apply_entry(store: VectorStore, entry: Any) -> int:
@@ -25,7 +26,7 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
 
     Raises:
         TypeError: it is no entry of a log.
-        VectorError: the vector has another dimension than the store; nothing was changed.
+        VectorError, MetadataError: as the store's own methods, such as for another dimension; nothing was changed.
 
     Example:
         >>> store = VectorStore(dimension=2)
@@ -37,10 +38,11 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
             return 0
         case WalEntry.Batch():
             return _apply_batch(store, entry)
+        case WalEntry.Insert() if entry.id in store:  # nothing is kept of what was there
+            with store.transaction() as txn:
+                _replace(txn, entry)
+                txn.commit(durable=False)
         case WalEntry.Insert():
-            if entry.id in store and store.dtype is not None:  # nothing is kept of what was there
-                normalize_vector(entry.vector, store.dtype, store.dimension, allow_nonfinite=True)
-                store.delete(entry.id)
             store.insert(entry.id, entry.vector, entry.metadata)
         case WalEntry.Upsert():
             store.upsert(entry.id, entry.vector, entry.metadata)
@@ -56,7 +58,7 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
 
 
 def _apply_batch(store: VectorStore, batch: Any) -> int:
-    """Applies a batch whole where the store can, else row by row: where an id comes twice, or not all are there."""
+    """Applies a batch as one write where it can be, else as a transaction: an id comes twice, or not all are there."""
     there = sum(id in store for id in batch.ids)
     whole = len(set(batch.ids)) == len(batch.ids) and {
         "insert": there == 0,
@@ -65,9 +67,34 @@ def _apply_batch(store: VectorStore, batch: Any) -> int:
         "delete": there == len(batch.ids),
     }.get(batch.operation, False)
     if not whole:
-        return sum(apply_entry(store, single) for single in batch.singles())
+        with store.transaction() as txn:
+            changed = sum(_apply_within(txn, single) for single in batch.singles())
+            txn.commit(durable=False)
+        return changed
     if batch.operation == "delete":
         store.delete_many(batch.ids)
     else:
         getattr(store, f"{batch.operation}_many")(batch.ids, batch.vectors, batch.metadata)
     return len(batch.ids)
+
+
+def _apply_within(txn: StoreTransaction, entry: Any) -> int:
+    """Applies a row of a batch to a transaction."""
+    match entry:
+        case WalEntry.Insert():
+            _replace(txn, entry)
+        case WalEntry.Upsert():
+            txn.upsert(entry.id, entry.vector, entry.metadata)
+        case WalEntry.Update() if entry.id in txn:
+            txn.update(entry.id, entry.vector, entry.metadata)
+        case WalEntry.Delete() if entry.id in txn:
+            txn.delete(entry.id)
+        case _:
+            return 0
+    return 1
+
+
+def _replace(txn: StoreTransaction, entry: Any) -> None:
+    if entry.id in txn:
+        txn.delete(entry.id)
+    txn.insert(entry.id, entry.vector, entry.metadata)

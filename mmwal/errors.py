@@ -385,6 +385,11 @@ class DamageError(OpenError):
 class WalCorruptionError(DamageError):
     """An entry that was durable is damaged."""
 
+    @property
+    def segment(self) -> str:
+        """The file, as ``path``."""
+        return self.path
+
 
 class HeaderCorruptionError(DamageError):
     """Both copies of a header or control slot are damaged."""

@@ -208,6 +208,8 @@ class WalManager:
             case WalEntry.Update():
                 return self.log_update(entry.id, entry.vector, entry.metadata, durable=durable)
             case WalEntry.Upsert():
+                if entry.vector is None:
+                    raise VectorError(f"upsert of id {entry.id!r} without a vector; WalEntry.Update may leave it out")
                 return self._log_row(Kind.UPSERT, entry.id, entry.vector, encode_metadata(entry.metadata), durable)
             case WalEntry.Delete():
                 return self.log_delete(entry.id, durable=durable)

@@ -39,6 +39,7 @@ from mmwal.errors import (
     ConsistencyError,
     DamageError,
     NoStoreError,
+    OpenError,
     RecoveryTimeoutError,
     TornTailError,
     UnavailableError,
@@ -48,6 +49,7 @@ from mmwal.errors import (
 )
 from mmwal.format.frame import CHECKPOINT, Kind
 from mmwal.log.control import LogControl, LogIdentity
+from mmwal.log.control import open_control as open_log_control
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log, OverBudget, Tail
 from mmwal.log.read_only import ReadOnlyLog
@@ -302,6 +304,7 @@ def _open_store(config: WalConfig, disk: Disk, way: _Way) -> VectorStore:
         stats = replace(stats, unverified=not way.verify)
         # 8. checkpoint
         store = _serve(disk, kernel, config, data_dir, log, found, stats)
+        _logger.info("recovery complete: %s", stats)
         _let_go(log, found.needless_lsn)
         return store
     except BaseException:
@@ -692,6 +695,7 @@ class CrashRecoveryManager:
         if data_dir is None:
             raise WalConfigError("data_dir", None, "give the directory of the matrix")
         config = WalConfig(wal_dir=self.config.wal_dir, data_dir=data_dir, kernel=self.config.kernel)
+        config = replace(config, max_wal_size=max(config.max_wal_size, self._least_budget()))
         verified_bytes = 0
         time = _Time(self._disk, None)
 
@@ -725,6 +729,14 @@ class CrashRecoveryManager:
             raise
         self._stats = store.recovery_stats
         return store
+
+    def _least_budget(self) -> int:
+        """Returns what a log needs of `max_wal_size`, which is no setting of a recovery; 0 where there is none yet, or
+        where opening will say what is wrong with it."""
+        with suppress(OpenError, OSError):
+            control = open_log_control(self._disk, absolute(self.config.wal_dir))
+            return 2 * control.identity.segment_bytes if control is not None else 0
+        return 0
 
     def get_recovery_stats(self) -> RecoveryStats:
         """Returns what `recover` found; all zero and ``completed=False`` before."""

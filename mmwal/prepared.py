@@ -56,7 +56,8 @@ class PreparedTransactions:
 
     def decided(self, prepared: Prepared, lsn: int) -> None:
         """Lets go of the ids of a transaction whose end is logged."""
-        del self._by_gid[prepared.gid]
+        if self._by_gid.pop(prepared.gid, None) is None:
+            raise UnknownTransactionError(prepared.gid)  # another thread was first
         for batch in prepared.batches:
             for id in batch.ids:
                 self.holders.pop(id, None)
@@ -88,4 +89,4 @@ class PreparedTransactions:
 
     def told(self) -> list[InDoubt]:
         """Returns what a caller sees of them, in the order in which they were prepared."""
-        return sorted((prepared.told() for prepared in self._by_gid.values()), key=lambda one: one.lsn)
+        return sorted((prepared.told() for prepared in self._by_gid.copy().values()), key=lambda one: one.lsn)

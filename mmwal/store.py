@@ -20,6 +20,7 @@ The steps of every write, in this order, the first four under the store's lock:
 
 from __future__ import annotations
 
+import errno
 import itertools
 import threading
 from collections import deque
@@ -37,6 +38,7 @@ from mmwal.entry import CheckpointInfo, Hit, Id, InDoubt, Record, RecoveryStats,
 from mmwal.errors import (
     CheckpointFailedError,
     DuplicateIdError,
+    IdError,
     IdTypeError,
     InputError,
     NoStoreError,
@@ -46,7 +48,7 @@ from mmwal.errors import (
     VectorError,
     WalFullError,
 )
-from mmwal.format.frame import Kind, encode_id
+from mmwal.format.frame import ID_BYTES_MAX, Kind, encode_id
 from mmwal.format.metadata import decode_metadata, encode_metadata
 from mmwal.kernel.interface import DTYPE_CODES, DTYPES, NO_ROW
 from mmwal.log.batch import (
@@ -228,13 +230,14 @@ class VectorStore:
             with state.lock:
                 if self._find(id) is None:
                     break
+                lsn = 0
                 try:
                     result = self._append(Kind.DELETE, id, None, None, self._now(), -1)
                     lsn = finish_row(self._log, result, Kind.DELETE, id, None, None, -1)  # type: ignore[arg-type]
-                except OverBudget:
-                    lsn = 0
-                else:
                     self._apply(state, lsn, [(id, NO_ROW, None)])
+                except BaseException as error:
+                    if not self._is_unlogged(error, lsn) or not isinstance(error, OverBudget):
+                        raise
             if lsn:
                 if durable or self._each_durable:
                     self._make_durable(lsn, durable)
@@ -376,6 +379,7 @@ class VectorStore:
             # 1. check
             batches = check()
             taken: list[list[int]] = []
+            lsn = 0
             try:
                 # 2. take
                 for batch in batches:
@@ -383,11 +387,12 @@ class VectorStore:
                     taken.append(state.take_rows(count) if batch.vectors is not None else [NO_ROW] * count)
                 # 3. log
                 lsn = log(list(map(partial(self._hold, state), batches, taken)))
-            except BaseException:
-                state.give_back(*(row for rows in taken for row in rows if row != NO_ROW))
+                # 4. apply
+                self._apply(state, lsn, list(itertools.chain.from_iterable(map(_changes, batches, taken))))
+            except BaseException as error:
+                if self._is_unlogged(error, lsn):
+                    state.give_back(*(row for rows in taken for row in rows if row != NO_ROW))
                 raise
-            # 4. apply
-            self._apply(state, lsn, list(itertools.chain.from_iterable(map(_changes, batches, taken))))
             return lsn
 
         lsn = self._with_room(state, write)
@@ -495,6 +500,8 @@ class VectorStore:
         log.check_usable()
         if not isinstance(gid, str):
             raise IdTypeError(f"gid {gid!r} is a {type(gid).__name__}; the global id of a transaction is a str")
+        if not 1 <= len(gid.encode(errors="replace")) <= ID_BYTES_MAX:
+            raise IdError(f"gid {gid[:20]!r}: must have 1 to {ID_BYTES_MAX:,} UTF-8 bytes")
         encode_id(gid)
         if not changes:
             with self._starting:
@@ -515,9 +522,15 @@ class VectorStore:
         """Logs rows and their prepare record; returns the LSN of that. The lock is held."""
         log = self._logged()
         frames = [frame for batch in batches for frame in frames_of(log, batch)]
-        logged = log.prepare_transaction(frames, gid)
-        self._prepared.add(Prepared(gid, logged.prepared_lsn, log.time_ns(), batches, logged))
-        return logged.prepared_lsn
+        lsn = 0
+        try:
+            logged = log.prepare_transaction(frames, gid)
+            lsn = logged.prepared_lsn
+            self._prepared.add(Prepared(gid, lsn, log.time_ns(), batches, logged))
+        except BaseException as error:
+            self._is_unlogged(error, lsn)
+            raise
+        return lsn
 
     def _read_entry(self, id: Id) -> tuple[npt.NDArray[Any], Entry] | None:
         return self._state.read(id) if self._state is not None else None
@@ -615,12 +628,6 @@ class VectorStore:
             lsn = self._append(kind, id, vector, meta, self._now(), row)
             if not 0 < lsn <= self._log.segment_end_lsn:
                 lsn = finish_row(self._log, lsn, kind, id, vector, meta, row, state.matrix.dimension)  # type: ignore[arg-type]
-        except OverBudget:
-            lsn = 0
-        finally:
-            if lsn <= 0:
-                state.give_back(row)
-        if lsn > 0:
             if self._each_durable:
                 self._pending.append((lsn, [(id, row, meta)]))
                 self._latest[id] = (lsn, row, meta)
@@ -630,7 +637,23 @@ class VectorStore:
                 self._changes += 1
                 if self._changes >= self._checkpoint_interval:
                     self._count(0)
+        except BaseException as error:
+            if not self._is_unlogged(error, lsn):
+                raise
+            state.give_back(row)
+            if not isinstance(error, OverBudget):
+                raise
+            lsn = 0
         return lsn
+
+    def _is_unlogged(self, error: BaseException, lsn: int) -> bool:
+        """Whether a write that failed is not in the log. If it may be there and is not applied, writing ends: no
+        checkpoint may pass it, and recovery applies it. ``lsn``: what is known of it, 0 or less for a refusal."""
+        if lsn <= 0 and isinstance(error, Exception):
+            return True
+        if isinstance(self._log, Log):
+            self._log.stop(OSError(errno.EINTR, "a write was interrupted between the log and the store"))
+        return False
 
     def _apply(self, state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -> None:
         """Applies a logged entry, or keeps it until it is durable. The lock is held."""
@@ -956,6 +979,8 @@ class VectorStore:
 
     def quiesce(self) -> None:
         """Lets the applied LSN cover everything published that is no write of the store: marks. The lock is held."""
+        if isinstance(self._log, Log) and self._log.failed:
+            raise self._log.refusal()  # what was logged last may not be applied
         if self._state is not None and not self._pending:
             self._state.advance(max(self._state.applied_lsn, self._log.cursor.published))
 

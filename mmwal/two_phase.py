@@ -1,6 +1,6 @@
 """`TwoPhaseCommit`: one transaction over several stores, which all commit it or all do not.
 
-    with TwoPhaseCommit({"east": east, "west": west}, wal_dir="decisions/") as tpc:
+    with TwoPhaseCommit({"east": east, "west": west}, log_dir="decisions/") as tpc:
         tpc.prepare({"east": [Operation.Insert("1", vector)], "west": [Operation.Delete("2")]}).commit()
 
 The protocol is two-phase commit with presumed abort (C. Mohan, B. Lindsay, R. Obermarck, "Transaction Management in the
@@ -39,6 +39,7 @@ from mmwal.disk.interface import Disk
 from mmwal.disk.posix import PosixDisk
 from mmwal.entry import CustomEntry, WalEntry
 from mmwal.errors import (
+    ConsistencyError,
     DecisionPendingError,
     PrepareFailedError,
     SyncFailedError,
@@ -48,7 +49,8 @@ from mmwal.errors import (
     UnknownTransactionError,
 )
 from mmwal.manager import WalManager
-from mmwal.recovery.log_opening import default_disk
+from mmwal.opening import open as open_store
+from mmwal.recovery.log_opening import absolute, default_disk
 from mmwal.store import VectorStore
 
 Decision = Literal["commit", "rollback"]
@@ -56,6 +58,7 @@ Decision = Literal["commit", "rollback"]
 _SEGMENT_BYTES = 1 << 20  # of the decision log: a decision takes about 200 bytes
 _RELEASE_EVERY = 256  # transactions
 _RETRY_S = (0.05, 2.0)  # before a participant is told again: at first, at most
+_TRIES_REFUSED = 3  # to tell of a rollback who refused to prepare
 _logger = logging.getLogger("mmwal")
 
 
@@ -142,8 +145,9 @@ class Ended(msgspec.Struct, frozen=True):
     gid: str
 
 
-register_entry("mmwal.two_phase.commit", Decided)
-register_entry("mmwal.two_phase.end", Ended)
+_NAMES = "mmwal.two_phase.commit", "mmwal.two_phase.end"
+register_entry(_NAMES[0], Decided)
+register_entry(_NAMES[1], Ended)
 
 
 class Doubt(NamedTuple):
@@ -161,7 +165,8 @@ class Doubt(NamedTuple):
 class GlobalTransaction:
     """A transaction that every participant has prepared; `TwoPhaseCommit.prepare` gives one. For one thread.
 
-    As a ``with`` block it is committed at the end, and rolled back by an exception.
+    As a ``with`` block it is committed at the end, and rolled back by an exception. One that is dropped is rolled back
+    by the next `TwoPhaseCommit.recover`.
     """
 
     def __init__(self, coordinator: TwoPhaseCommit, gid: str, participants: list[str]) -> None:
@@ -174,12 +179,21 @@ class GlobalTransaction:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._decision is not None or self._coordinator._wal._log.forked:
+            return
+        if kind is not None:
+            with suppress(DecisionPendingError):  # who is away is told in the background; the block's own error counts
+                self.rollback(timeout_ms=1000)
+            return
         try:
-            if kind is None and self._decision is None:
-                self.commit()
+            self.commit()
         finally:
             if self._decision is None:
                 self.rollback()
+
+    def __del__(self) -> None:
+        if self._decision is None:  # nobody can decide it any more
+            self._coordinator._active.discard(self.gid)
 
     def commit(self, *, timeout_ms: int | None = 30_000) -> None:
         """Commits it everywhere; does nothing where it is committed already.
@@ -219,6 +233,7 @@ class GlobalTransaction:
             raise TransactionClosedError(f"transaction {self.gid!r} is committed; undo it with another one")
         self._check_known()
         if self._decision is None:
+            self._coordinator._check_usable()
             self._decision = "rollback"
             self._coordinator._finish(self.gid, "rollback", self.participants, timeout_ms)
 
@@ -235,7 +250,8 @@ class TwoPhaseCommit:
     Args:
         participants: by name, which must stay what it is over restarts: a `VectorStore` of this process, or a
             `Participant`. One that was opened again takes the place of the old one: ``tpc.participants[name] = store``.
-        wal_dir: directory of the decision log, of its own. It must be as safe as the stores: without it, what is in
+            A list: their names are "0", "1" and so on. None: one, "local", whose store is in ``log_dir/local``.
+        log_dir: directory of the decision log, of its own. It must be as safe as the stores: without it, what is in
             doubt can only be decided by hand.
         prepare_timeout_ms: how long a participant may take to prepare.
         kernel: as in `WalConfig`.
@@ -252,7 +268,7 @@ class TwoPhaseCommit:
         >>> warnings.simplefilter("ignore", mmwal.DurabilityWarning)
         >>> root = tempfile.mkdtemp()
         >>> stores = {name: mmwal.open(f"{root}/{name}", dimension=2) for name in ("east", "west")}
-        >>> with TwoPhaseCommit(stores, wal_dir=f"{root}/decisions") as tpc:
+        >>> with TwoPhaseCommit(stores, log_dir=f"{root}/decisions") as tpc:
         ...     tpc.prepare([Operation.Insert("1", [1.0, 0.0]), Operation.Insert("2", [0.0, 1.0])]).commit()
         ...     tpc.list_in_doubt()
         []
@@ -263,19 +279,26 @@ class TwoPhaseCommit:
 
     def __init__(
         self,
-        participants: Mapping[str, VectorStore | Participant],
-        wal_dir: str | os.PathLike[str],
+        participants: Mapping[str, VectorStore | Participant] | Sequence[VectorStore | Participant] | None = None,
+        log_dir: str | os.PathLike[str] = "two-phase",
         *,
         prepare_timeout_ms: int = 10_000,
         kernel: KernelName | None = None,
         disk: Disk | None = None,
     ) -> None:
-        self.participants: dict[str, VectorStore | Participant] = dict(participants)
-        self._prepare_timeout_ms = prepare_timeout_ms
+        self._prepare_timeout_ms = _checked_timeout("prepare_timeout_ms", prepare_timeout_ms)
         disk = disk or default_disk()
-        self._wal = WalManager(
-            WalConfig(wal_dir=wal_dir, segment_size=_SEGMENT_BYTES, sync_interval_ms=100, kernel=kernel), disk=disk
-        )
+        root = absolute(log_dir)
+        self._own = None if participants is not None else open_store(f"{root}/local", disk=disk, kernel=kernel)
+        self.participants = _named({"local": self._own} if self._own is not None else participants or {})
+        try:
+            self._wal = WalManager(
+                WalConfig(wal_dir=root, segment_size=_SEGMENT_BYTES, sync_interval_ms=100, kernel=kernel), disk=disk
+            )
+        except BaseException:
+            if self._own is not None:
+                self._own.close()
+            raise
         self._begin = _in_thread if type(disk) is PosixDisk else _at_once  # a simulated one belongs to one thread
         control = self._wal._log.control
         self._name = control.identity.history_id.hex()
@@ -314,16 +337,22 @@ class TwoPhaseCommit:
             WalClosedError, SyncFailedError: the coordinator can decide nothing any more.
         """
         self._check_usable()
+        self._last = None
+        limit_ms = self._prepare_timeout_ms if timeout_ms is None else _checked_timeout("timeout_ms", timeout_ms)
         plan = self._plan(operations)
         gid = f"{self._name}-{self._incarnation}-{next(self._numbers)}"
         self._active.add(gid)
-        preparing = {name: self._begin(self._participant(name).prepare, gid, wanted) for name, wanted in plan.items()}
-        limit_ms = self._prepare_timeout_ms if timeout_ms is None else timeout_ms
+        preparing: dict[str, Future[None]] = {}
         try:
+            for name, wanted in plan.items():
+                preparing[name] = self._begin(self._participant(name).prepare, gid, wanted)
             wait(preparing.values(), limit_ms / 1000, return_when="FIRST_EXCEPTION")
             refused = _first_refusal(preparing, limit_ms)
         except BaseException:
-            self._tell(gid, "rollback", list(plan), preparing)
+            if preparing:
+                self._tell(gid, "rollback", list(preparing), preparing)
+            else:
+                self._active.discard(gid)
             raise
         if refused is not None:
             name, problem = refused
@@ -364,14 +393,22 @@ class TwoPhaseCommit:
     def list_in_doubt(self) -> list[Doubt]:
         """Returns what participants have prepared and not ended. One that does not answer is left out, and logged; but
         what it has not acknowledged of a commit is told."""
+        busy = {*self._active.copy(), *self._telling.copy(), *self._decided.copy()}
+        asked = {name: self._begin(self._ask, name) for name in list(self.participants)}
+        wait(asked.values(), self._prepare_timeout_ms / 1000)
         found: dict[str, list[str]] = {}
-        for name in self.participants:
-            for gid in self._in_doubt_at(name) or ():
+        for name, answer in asked.items():
+            problem = "no answer in time" if not answer.done() else answer.exception()
+            if problem is not None:
+                _logger.warning("two-phase commit: participant %r does not say what is in doubt: %s", name, problem)
+                continue
+            for gid in answer.result():
                 found.setdefault(gid, []).append(name)
         with self._lock:
             for gid, (_, participants) in self._decided.items():
                 found.setdefault(gid, participants)
-            return [Doubt(gid, names, self._decision_on(gid)) for gid, names in found.items()]
+            ended = busy - {*self._active, *self._telling, *self._decided}  # while the participants were asked
+            return [Doubt(gid, names, self._decision_on(gid)) for gid, names in found.items() if gid not in ended]
 
     def recover(self) -> dict[str, Decision]:
         """Ends what is in doubt and this coordinator's to decide: commits what the decision log says, rolls back what
@@ -380,17 +417,16 @@ class TwoPhaseCommit:
         It is done on opening; call it when a participant is back. Raises `WalClosedError`.
         """
         self._check_usable()
-        ended: dict[str, Decision] = {}
+        told = self._telling.copy()
         self._hurry()
         for doubt in self.list_in_doubt():
-            if doubt.decision is None:
-                continue
-            _, names = self._decided.get(doubt.gid, (0, doubt.participants))
-            told = self._tell(doubt.gid, doubt.decision, names)
-            wait(told.values(), self._prepare_timeout_ms / 1000)
-            if all(answer.done() for answer in told.values()):
-                ended[doubt.gid] = doubt.decision
-        return ended
+            if doubt.decision is not None:
+                _, names = self._decided.get(doubt.gid, (0, doubt.participants))
+                told[doubt.gid] = doubt.decision, self._tell(doubt.gid, doubt.decision, names)
+        wait([answer for _, answers in told.values() for answer in answers.values()], self._prepare_timeout_ms / 1000)
+        return {
+            gid: decision for gid, (decision, answers) in told.items() if all(map(_has_succeeded, answers.values()))
+        }
 
     def resolve(self, gid: str, decision: Decision, *, timeout_ms: int | None = 30_000) -> None:
         """Decides by hand a transaction that is in doubt: one of another coordinator that is lost for good, say.
@@ -398,6 +434,7 @@ class TwoPhaseCommit:
         Raises:
             UnknownTransactionError: no participant that answers has it in doubt.
             ValueError: it contradicts what this coordinator has decided; or ``decision`` is none.
+            TransactionError: a thread of this coordinator is about to decide it.
             DecisionPendingError: as `GlobalTransaction.commit`.
         """
         if decision not in ("commit", "rollback"):
@@ -405,11 +442,11 @@ class TwoPhaseCommit:
         doubt = next((doubt for doubt in self.list_in_doubt() if doubt.gid == gid), None)
         if doubt is None:
             raise UnknownTransactionError(gid)
-        if doubt.decision == "commit" and decision == "rollback":
-            raise ValueError(
-                f"transaction {gid!r} is committed, and some participants may have done so; call recover()"
-            )
-        if decision == "commit" and doubt.decision != "commit":
+        if doubt.decision is None and self._is_own(gid):
+            raise TransactionError(f"transaction {gid!r} is about to be decided by who prepared it")
+        if doubt.decision not in (None, decision):
+            raise ValueError(f"transaction {gid!r} is decided: {doubt.decision}; some may have done so. Call recover()")
+        if decision == "commit" and doubt.decision is None:
             self._log_commit(gid, doubt.participants)
         self._finish(gid, decision, doubt.participants, timeout_ms)
 
@@ -420,20 +457,25 @@ class TwoPhaseCommit:
             return None
         if gid in self._decided:
             return "commit"
-        return "rollback" if gid.startswith(f"{self._name}-") else None
+        return "rollback" if self._is_own(gid) else None
 
-    def _in_doubt_at(self, name: str) -> Sequence[str] | None:
-        try:
-            return self._participant(name).list_in_doubt()
-        except Exception as error:  # noqa: BLE001 (whatever keeps it from answering)
-            _logger.warning("two-phase commit: participant %r does not say what is in doubt: %s", name, error)
-            return None
+    def _is_own(self, gid: str) -> bool:
+        return gid.startswith(f"{self._name}-")
+
+    def _ask(self, name: str) -> Any:
+        return list(self._participant(name).list_in_doubt())
 
     # -- the decision log -------------------------------------------------------------------------------------------
 
     def _read_decisions(self) -> None:
         before_lsn = self._wal.oldest_lsn
         for entry in self._wal.replay():
+            if getattr(entry, "name", None) in _NAMES and not entry.known:
+                raise ConsistencyError(
+                    self._wal._log.wal_dir,
+                    "an entry of the decision log cannot be read; open it with the mmwal that wrote it",
+                    lsn=entry.lsn,
+                )
             match getattr(entry, "operation", None):
                 case Decided(gid=gid, participants=participants):
                     self._decided[gid] = (before_lsn, participants)
@@ -459,16 +501,21 @@ class TwoPhaseCommit:
 
     def _note_end(self, gid: str) -> None:
         """Notes that every participant knows. Not forced: told again, they have nothing to do."""
-        with suppress(Exception):  # the log is full, or closed: at worst they are told again
+        with suppress(UnavailableError):  # full, or closed: at worst they are told again
             self._ended_lsn = self._wal.log_entry(CustomEntry(Ended(gid)))
         with self._lock:
             self._decided.pop(gid, None)
             self._ended += 1
             is_due = self._ended % _RELEASE_EVERY == 0
-            needed_lsn = min([self._ended_lsn, *(lsn for lsn, _ in self._decided.values())])
         if is_due:
-            with suppress(Exception):
-                self._wal.release(needed_lsn)
+            self._release()
+
+    def _release(self) -> None:
+        """Lets go of the decision log up to the first decision that not everybody knows."""
+        with self._lock:
+            needed_lsn = min([self._ended_lsn, *(lsn for lsn, _ in self._decided.values())])
+        with suppress(UnavailableError):  # closed, or failed: it stays a little longer
+            self._wal.release(needed_lsn)
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -476,11 +523,13 @@ class TwoPhaseCommit:
         """Tells the participants and waits for them. Raises `DecisionPendingError`."""
         told = self._tell(gid, decision, participants)
         wait(told.values(), None if timeout_ms is None else timeout_ms / 1000)
-        missing = {name: "no answer yet" for name, answer in told.items() if not answer.done()}
+        missing = {
+            name: str(answer.exception()) if answer.done() else "no answer yet"
+            for name, answer in told.items()
+            if not _has_succeeded(answer)
+        }
         if missing:
             raise DecisionPendingError(gid, decision, missing)
-        for answer in told.values():
-            answer.result()
 
     def _tell(
         self,
@@ -489,39 +538,62 @@ class TwoPhaseCommit:
         participants: list[str],
         preparing: Mapping[str, Future[None]] | None = None,
     ) -> dict[str, Future[None]]:
-        """Begins to tell each participant until it has acknowledged; returns what each will have answered."""
+        """Begins to tell each participant until it has acknowledged; returns what each will have answered.
+
+        Who is being told already is not told by another thread; who could not be told, is.
+        """
         with self._lock:
-            if gid in self._telling:
-                return self._telling[gid][1]
-            told: dict[str, Future[None]] = {}
-            self._telling[gid] = decision, told
-        left = set(participants)
+            begun, told = self._telling.setdefault(gid, (decision, {}))
+            if begun != decision:
+                raise TransactionError(f"transaction {gid!r} is decided: {begun}")
+            names = [name for name in participants if name not in told or _has_refused(told[name])]
+            told.update({name: Future() for name in names})
 
         def tell(name: str) -> None:
+            refused = False
             if preparing is not None:
                 wait([preparing[name]])
-            self._tell_one(name, gid, decision)
-            with self._lock:
-                left.discard(name)
-                is_last = not left
-            if is_last:
-                if decision == "commit":
-                    self._note_end(gid)
-                self._active.discard(gid)
-                self._telling.pop(gid)
+                refused = _has_refused(preparing[name])
+            self._tell_one(name, gid, decision, tries=_TRIES_REFUSED if refused else None)
 
-        for name in participants:
-            told[name] = self._begin(tell, name)
+        def work(name: str) -> None:
+            try:
+                tell(name)
+            except Exception as error:  # noqa: BLE001 (it is handed on)
+                told[name].set_exception(error)
+            else:
+                told[name].set_result(None)
+                self._note_told(gid, decision, told)
+
+        for name in names:
+            try:
+                self._begin(work, name)
+            except RuntimeError as error:  # no thread can be started; recover() tries again
+                told[name].set_exception(error)
         return told
 
-    def _tell_one(self, name: str, gid: str, decision: Decision) -> None:
+    def _note_told(self, gid: str, decision: Decision, told: dict[str, Future[None]]) -> None:
+        """Forgets a transaction once every participant has acknowledged."""
+        with self._lock:
+            if gid not in self._telling or not all(map(_has_succeeded, told.values())):
+                return
+            del self._telling[gid]
+        if decision == "commit":
+            self._note_end(gid)
+        self._active.discard(gid)
+
+    def _tell_one(self, name: str, gid: str, decision: Decision, tries: int | None) -> None:
+        """Tells one until it has acknowledged. Who refused to prepare has promised to hold nothing: it is told a few
+        times, and then left to `recover`."""
         pause_s, most_s = _RETRY_S
-        while True:
+        for attempt in itertools.count(1):
             try:
                 participant = self._participant(name)
                 (participant.commit if decision == "commit" else participant.rollback)(gid)
             except Exception as error:
                 _logger.warning("two-phase commit: participant %r, %s of %s: %s", name, decision, gid, error)
+                if attempt == tries:
+                    return
                 with self._retry:
                     if self._closing or (self._retry.wait(pause_s) and self._closing):
                         raise
@@ -541,9 +613,16 @@ class TwoPhaseCommit:
 
     def close(self) -> None:
         """Closes the decision log. Idempotent. The participants stay open; the next one ends what is in doubt."""
-        self._closing = True
-        self._hurry()
-        self._wal.close()
+        if not self._closing:
+            self._closing = True
+            self._hurry()
+            if not self._wal._log.failed:
+                self._release()
+        try:
+            self._wal.close()
+        finally:
+            if self._own is not None:
+                self._own.close()
 
     def _hurry(self) -> None:
         with self._retry:
@@ -562,6 +641,28 @@ class TwoPhaseCommit:
         log.check_usable()
 
 
+def _named(
+    participants: Mapping[str, VectorStore | Participant] | Sequence[VectorStore | Participant],
+) -> dict[str, VectorStore | Participant]:
+    """Returns participants by name. Raises `ValueError` for a name that is no str."""
+    if not isinstance(participants, Mapping):
+        participants = {str(number): participant for number, participant in enumerate(participants)}
+    for name in participants:
+        if type(name) is not str or not name:
+            raise ValueError(f"participant {name!r}: a name is a str, and must stay what it is over restarts")
+    return dict(participants)
+
+
+def _checked_timeout(name: str, timeout_ms: int) -> int:
+    if type(timeout_ms) is not int or timeout_ms < 0:
+        raise ValueError(f"{name}={timeout_ms!r}: must be an int of milliseconds, 0 or more")
+    return timeout_ms
+
+
+def _has_succeeded(answer: Future[None]) -> bool:
+    return answer.done() and answer.exception() is None
+
+
 def _has_refused(answer: Future[None]) -> bool:
     return answer.done() and answer.exception() is not None
 
@@ -575,29 +676,25 @@ def _first_refusal(preparing: Mapping[str, Future[None]], limit_ms: int) -> tupl
     return (late[0], TimeoutError(f"no answer in {limit_ms} ms")) if late else None
 
 
-def _at_once(act: Callable[..., None], *args: Any) -> Future[None]:
+def _at_once(act: Callable[..., Any], *args: Any) -> Future[Any]:
     """Does something, and returns how it ended."""
-    future: Future[None] = Future()
+    future: Future[Any] = Future()
     try:
-        act(*args)
+        future.set_result(act(*args))
     except Exception as error:  # noqa: BLE001 (it is handed on)
         future.set_exception(error)
-    else:
-        future.set_result(None)
     return future
 
 
-def _in_thread(act: Callable[..., None], *args: Any) -> Future[None]:
+def _in_thread(act: Callable[..., Any], *args: Any) -> Future[Any]:
     """Begins to do something in a thread of its own, which nobody needs to wait for: a participant may never answer."""
-    future: Future[None] = Future()
+    future: Future[Any] = Future()
 
     def work() -> None:
         try:
-            act(*args)
+            future.set_result(act(*args))
         except BaseException as error:  # noqa: BLE001 (it is handed on)
             future.set_exception(error)
-        else:
-            future.set_result(None)
 
     threading.Thread(target=work, name="mmwal-two-phase", daemon=True).start()
     return future

@@ -66,6 +66,7 @@ _STORE_RECEIPTS = "tests/store/test_receipts.py::"
 _AIO_STORE = "tests/aio/test_store.py::"
 _STORE_TRANSACTIONS = "tests/store/test_transactions.py::"
 _PREPARED = "tests/store/test_prepared.py::"
+_INTERRUPTS = "tests/store/test_interrupts.py::"
 _COORDINATOR = "tests/two_phase/test_two_phase.py::"
 _TWO_PHASE = "tests/crash/test_two_phase_crash.py::"
 
@@ -1568,17 +1569,6 @@ MUTANTS = [
         _PREPARED + "test_it_outlives_the_process_and_its_checkpoints",
     ),
     Mutant(
-        "decision_logged_twice",
-        ("two_phase.end",),
-        "the log: a second commit of the same transaction stops recovery",
-        _one(
-            "log/transaction.py",
-            "        if self._may_count:\n            raise",
-            "        if False:\n            raise",
-        ),
-        _PREPARED + "test_interrupted_decision_is_not_logged_twice[py]",
-    ),
-    Mutant(
         "decision_finds_no_room",
         ("two_phase.end",),
         "every later write: the log is full of what only the decision lets go of",
@@ -1672,7 +1662,11 @@ MUTANTS = [
         "decision_forgotten_before_all_know",
         ("two_phase.forget",),
         "a commit at a participant that was away",
-        _one("two_phase.py", "                is_last = not left", "                is_last = True"),
+        _one(
+            "two_phase.py",
+            "            if gid not in self._telling or not all(map(_has_succeeded, told.values())):",
+            "            if gid not in self._telling:",
+        ),
         _COORDINATOR + "test_next_coordinator_tells_what_the_last_one_had_decided[py]",
     ),
     Mutant(
@@ -1764,7 +1758,7 @@ MUTANTS = [
         "vectors that an earlier process could not sync",
         _one("recovery/recover.py", "        matrix.rewrite(rows)\n", ""),
         "store-py",
-        seed=3,
+        seed=6,
     ),
     Mutant(
         "slot_trusted_after_failed_sync",
@@ -1949,10 +1943,40 @@ MUTANTS = [
         "vectors: two ids in one row",
         _one(
             "store.py",
-            "            if lsn <= 0:\n                state.give_back(row)\n",
-            "            state.give_back(row)\n",
+            "            if self._each_durable:\n                self._pending.append((lsn, [(id, row, meta)]))",
+            "            state.give_back(row)\n"
+            "            if self._each_durable:\n                self._pending.append((lsn, [(id, row, meta)]))",
         ),
         "store-py",
+    ),
+    Mutant(
+        "interrupted_write_forgotten",
+        ("store.applied",),
+        "what is logged: it is not applied, and the checkpoint of a close passes it",
+        _one("store.py", "            self._log.stop(OSError(", "            str(OSError("),
+        _INTERRUPTS + "test_what_is_in_the_log_is_there_after_a_close_as_after_a_kill",
+    ),
+    Mutant(
+        "checkpoint_passes_an_interrupted_write",
+        ("store.applied",),
+        "the same, by a checkpoint that is taken by hand",
+        _one(
+            "store.py",
+            "            raise self._log.refusal()  # what was logged last may not be applied",
+            "            pass",
+        ),
+        _INTERRUPTS + "test_what_is_in_the_log_is_there_after_a_close_as_after_a_kill",
+    ),
+    Mutant(
+        "growth_said_to_be_done_before_it_is",
+        ("store.applied",),
+        "every write behind a growth that failed: each is logged, raises and is not applied",
+        _one(
+            "state/state.py",
+            "            ready = self.matrix.ensure(rows)\n        except",
+            "            ready = self._ready_rows = self.matrix.ensure(rows)\n        except",
+        ),
+        _INTERRUPTS + "test_growth_that_fails_once_costs_one_write",
     ),
     # -- the matrix
     Mutant(

@@ -328,7 +328,7 @@ STEPS = (
     Step("log.interval_sync", ("log/log.py Log._sync_due: self.gate.sync(published)",)),
     Step("log.idle_mark", ("log/log.py Log._mark_idle: self.gate.sync(self._idle_lsn)",)),
     Step("log.settle", ()),
-    Step("log.poison", ("log/log.py Log.poison: self._block[STATE] =",)),
+    Step("log.poison", ("log/log.py Log._end_writing: self._block[STATE] =",)),
     Step("log.closed", ("log/log.py Log.close: self._block[STATE + 1] =",)),
     Step("log.forked", ("log/log.py Log._forked: self._block[STATE + 2] =",)),
     Step("log.commit", ()),
@@ -342,7 +342,7 @@ STEPS = (
     Step("two_phase.end", ()),
     Step("two_phase.decide", ()),
     Step("two_phase.tell", ()),
-    Step("two_phase.forget", ("two_phase.py TwoPhaseCommit._note_end: self._wal.release(needed_lsn)",)),
+    Step("two_phase.forget", ("two_phase.py TwoPhaseCommit._release: self._wal.release(needed_lsn)",)),
     Step(
         "log.release",
         ("log/log.py Log.release: self.make_durable(lsn)", "manager.py WalManager.release: self._log.release(lsn)"),
@@ -722,6 +722,7 @@ STEPS = (
             "log/log.py Log._await: self.show_durable()",
         ),
     ),
+    Step("store.applied", ()),
     Step(
         "store.give_back",
         (

@@ -412,7 +412,7 @@ class Log:
 
     def _sync_step(self) -> float | None:
         """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable."""
-        pause_s = self._sync_due()
+        pause_s = self._sync_due() if not self.failed else None
         durable_lsn = self.cursor.durable
         if durable_lsn != self._told_lsn:
             self._tell_durable()
@@ -477,12 +477,21 @@ class Log:
 
     def poison(self, cause: OSError) -> None:
         """Ends all writing for good: a sync or a write of the log's own files failed."""
+        self._end_writing(cause)
+        self._tell_durable()
+
+    def stop(self, cause: OSError) -> None:
+        """As `poison`, for who holds the lock of a store: it is the sync worker that tells."""
+        self._end_writing(cause)
+        self._told_lsn = -1
+        self._syncer.wake()
+
+    def _end_writing(self, cause: OSError) -> None:
         if self._cause is None:
             self._cause = cause
         self._block[STATE] = 1
         self.gate.wake()
         self._wake_appenders()
-        self._tell_durable()
 
     def refusal(self) -> UnavailableError:
         """Returns the error that says why no write is taken."""

@@ -10,7 +10,7 @@ back (`reader.py`, `recovery/recover.py`).
   commit frame, until it is released as a whole.
 * Members without a commit frame count for nothing, whoever reads them, and so may be left anywhere.
 * Frames of other writers may stand between members.
-* What ends a prepared transaction is logged once: twice would contradict itself.
+* What ends a prepared transaction is logged once: a store whose thread is interrupted over it takes no more writes.
 * A store keeps the log for its prepared transactions by itself (`mmwal/prepared.py`).
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from mmwal.errors import TransactionClosedError
 from mmwal.format.frame import COMMIT, HEADER_BYTES, Kind, align, pack_ids
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ class LogTransaction:
         return lsn
 
     def commit(self) -> int:
-        """Logs the commit frame; returns its LSN, which is that of every row. Raises as `append`, and
-        `TransactionClosedError` where an end was begun before and interrupted."""
+        """Logs the commit frame; returns its LSN, which is that of every row. Raises as `append`."""
         lsn = self._end(Kind.COMMIT, self._members, self._summary())
         self._spans[self._number] = (self.first_lsn, lsn)
         return lsn
@@ -107,8 +105,6 @@ class LogTransaction:
         return COMMIT.pack(first_lsn=self.first_lsn, rows=self._rows, members_crc=self._members_crc, reserved=0)
 
     def _end(self, kind: int, members: int, content: bytes | None) -> int:
-        if self._may_count:
-            raise TransactionClosedError("the end of the transaction was interrupted; what it is shows after recovery")
         append = self._log.append_decision if self.prepared_lsn else self._log.append_frame
         self._may_count = True  # should the thread be interrupted
         try:

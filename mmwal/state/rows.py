@@ -59,9 +59,9 @@ class Rows:
         self._grow(capacity)
 
     def _grow(self, capacity: int) -> None:
-        self.born = _longer(self.born, capacity, self.high)
-        self.died = _longer(self.died, capacity, self.high)
-        self.checksums = _longer(self.checksums, capacity, self.high)
+        born, died = _longer(self.born, capacity, self.high), _longer(self.died, capacity, self.high)
+        checksums = _longer(self.checksums, capacity, self.high)
+        self.born, self.died, self.checksums = born, died, checksums  # only now: what failed before costs nothing
         self.born_cells, self.died_cells = self.born.data, self.died.data
         self.capacity = capacity
 

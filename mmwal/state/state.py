@@ -112,7 +112,7 @@ class State:
         taken: list[int] = []
         try:
             taken.extend(self.take_row() for _ in range(count))
-        except WalFullError:
+        except BaseException:
             self._free.extend(reversed(taken))
             raise
         return taken
@@ -169,8 +169,9 @@ class State:
         taken, ended, unused = replay.taken, replay.ended, replay.unused
         high = max(replay.high_before, int(taken[-1]) + 1 if len(taken) else 0)
         if len(taken) and high > self._ready_rows:
-            self._ready_rows = self.matrix.ensure(high)
-            self.rows.reserve(self._ready_rows)
+            ready = self.matrix.ensure(high)
+            self.rows.reserve(ready)
+            self._ready_rows = ready
         self.rows.high = high
         self._free = unused[unused < high].tolist()
         self._note(np.concatenate((taken, ended)))
@@ -322,13 +323,14 @@ class State:
     def _make_ready(self, rows: int) -> bool:
         """Makes room for ``rows`` rows; returns False where instead a row became free."""
         try:
-            self._ready_rows = self.matrix.ensure(rows)
+            ready = self.matrix.ensure(rows)
         except WalFullError:
             self._collect(all_rows=True)
             if self._free:
                 return False
             raise
-        self.rows.reserve(self._ready_rows)
+        self.rows.reserve(ready)  # first: it may fail, and what is said to be ready is written to
+        self._ready_rows = ready
         self._trim_journal()
         self._collect_rows = min(max(_COLLECT_ROWS_LEAST, rows // 64), STEP_ROWS)
         return True

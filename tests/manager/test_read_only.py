@@ -210,3 +210,22 @@ def test_what_cannot_be_applied_is_refused() -> None:
     assert store.ids() == ["a"]
     assert mmwal.apply_entry(store, WalEntry.Commit(0, 1)) == mmwal.apply_entry(store, WalEntry.Checkpoint(1, 2)) == 0
     assert store["a"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        WalEntry.Insert("a", [float("nan"), 1.0]),
+        WalEntry.Insert("a", [1.0, 1.0], {"n": object()}),
+        WalEntry.Batch("insert", ["a", "b", "c"], np.ones((3, 2), np.float32), [None, None, {"n": object()}]),
+        WalEntry.Batch("update", ["a", "gone", "a"], np.full((3, 2), np.nan, np.float32)),
+    ],
+)
+def test_entry_that_cannot_be_applied_changes_nothing(entry: Any) -> None:
+    store = mmwal.VectorStore(2)
+    store.insert("a", [1.0, 2.0], {"kept": True})
+    with pytest.raises(ValueError, match=r"NaN|finite|object|metadata"):
+        mmwal.apply_entry(store, entry)
+    record = store.get("a")
+    assert record is not None
+    assert (store.ids(), record.vector.tolist(), record.metadata) == (["a"], [1.0, 2.0], {"kept": True})

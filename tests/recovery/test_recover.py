@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import mmwal
+from mmwal import opening
 from mmwal.errors import ConsistencyError, SegmentMissingError, WalCorruptionError, WalError
 from mmwal.format.control import CONTROL_BYTES, DATA_CONTROL, read_slots
 from mmwal.testing.simulator import SimulatedDisk
@@ -648,3 +650,33 @@ def test_batches_read_back_after_recovery_are_numpy_rows(open_store: Any, simula
     again = open_store(disk=simulated.kill())
     ids, found = next(again.batches())
     assert ids == list(range(10)) and np.array_equal(found, rows(range(10)))
+
+
+def test_recovery_says_in_the_log_that_it_is_complete(
+    tmp_path: Path, kernel: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mmwal")
+    fields = {"wal_dir": tmp_path / "wal", "data_dir": tmp_path / "data", "kernel": kernel.NAME}
+    mmwal.CrashRecoveryManager(mmwal.RecoveryConfig(**fields)).recover().close()
+    (said,) = [record.getMessage() for record in caplog.records if "recovery complete" in record.getMessage()]
+    assert "0 applied" in said
+    assert " ms" in said
+
+
+def test_budget_of_a_recovery_follows_the_segments_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no field for it, and the default is too little for segments of more than 500 MB."""
+    config = mmwal.WalConfig(wal_dir=tmp_path / "wal", data_dir=tmp_path / "data", dimension=2, segment_size=64 << 10)
+    mmwal.open(config=config).close()
+    seen: list[int] = []
+    manager = mmwal.CrashRecoveryManager(mmwal.RecoveryConfig(wal_dir=config.wal_dir, data_dir=config.data_dir))
+    assert manager._least_budget() == 2 * (64 << 10)
+    monkeypatch.setattr(manager, "_least_budget", lambda: 3_000_000_000)
+    opened = opening.open_store
+
+    def see(config: mmwal.WalConfig, *args: Any, **how: Any) -> Any:
+        seen.append(config.max_wal_size)
+        return opened(config, *args, **how)
+
+    monkeypatch.setattr(opening, "open_store", see)
+    manager.recover().close()
+    assert seen == [3_000_000_000]

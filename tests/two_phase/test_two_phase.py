@@ -1,6 +1,10 @@
 """Two-phase commit: all or none over several stores, whoever fails (items 104 to 107)."""
 
+import contextlib
+import gc
+import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +18,7 @@ import mmwal
 from mmwal.errors import (
     DecisionPendingError,
     DuplicateIdError,
+    ForkedProcessError,
     IdTypeError,
     MetadataError,
     PrepareFailedError,
@@ -235,7 +240,7 @@ def test_participant_that_is_away_hears_of_the_commit_when_it_is_back(
     assert ids(parties) == {"east": ["1"], "west": []}
     (doubt,) = tpc.list_in_doubt()
     assert doubt == (transaction.gid, ["west"], "commit")
-    with pytest.raises(ValueError, match="is committed"):
+    with pytest.raises(ValueError, match="is decided: commit"):
         tpc.resolve(transaction.gid, "rollback")
     parties["west"].broken.clear()
     settles(lambda: ids(parties)["west"] == ["1"])
@@ -472,3 +477,172 @@ def test_many_threads_share_a_coordinator(coordinate: Open, parties: Parties) ->
     expected = {f"{thread}-{number}" for thread in range(4) for number in range(12) if number % 3}
     assert {name: set(found) for name, found in ids(parties).items()} == {"east": expected, "west": expected}
     settles(lambda: not tpc._active and not tpc._decided and not tpc._telling)
+
+
+# -- what a review found
+
+
+def test_none_given_is_one_local_participant_and_a_list_is_named_by_number(tmp_path: Path, kernel: Any) -> None:
+    with TwoPhaseCommit(log_dir=tmp_path / "alone", kernel=kernel.NAME) as tpc:
+        tpc.prepare([insert("1")]).commit()
+        (store,) = tpc.participants.values()
+        assert isinstance(store, mmwal.VectorStore)
+        assert store.ids() == ["1"]
+    with TwoPhaseCommit(log_dir=tmp_path / "alone", kernel=kernel.NAME) as tpc:
+        assert list(tpc.participants) == ["local"]
+        assert "1" in tpc.participants["local"]  # type: ignore[operator]
+    stores = [mmwal.VectorStore(8), mmwal.VectorStore(8)]
+    with TwoPhaseCommit(stores, tmp_path / "two", kernel=kernel.NAME) as tpc:
+        assert list(tpc.participants) == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", [1, "", None])
+def test_name_that_is_no_str_is_refused(tmp_path: Path, name: Any) -> None:
+    with pytest.raises(ValueError, match="a name is a str"):
+        TwoPhaseCommit({name: mmwal.VectorStore(8)}, tmp_path)
+
+
+@pytest.mark.parametrize("timeout_ms", ["x", -1, 0.5, True])
+def test_bad_timeout_is_refused_before_anybody_is_asked(coordinate: Open, parties: Parties, timeout_ms: Any) -> None:
+    tpc = coordinate()
+    for act in (
+        lambda: tpc.prepare([insert("1")], timeout_ms=timeout_ms),
+        lambda: coordinate(prepare_timeout_ms=timeout_ms),
+    ):
+        with pytest.raises(ValueError, match="milliseconds"):
+            act()
+    assert in_doubt(parties) == 0
+
+
+def test_failed_prepare_leaves_nothing_for_commit_to_commit(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    tpc.prepare([insert("1")]).commit()
+    with pytest.raises(PrepareFailedError):
+        tpc.prepare([insert("1")])
+    with pytest.raises(TransactionError, match="prepare"):
+        tpc.commit()
+
+
+def test_nobody_resolves_what_its_own_thread_decides(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    transaction = tpc.prepare([insert("1")])
+    for decision in ("commit", "rollback"):
+        with pytest.raises(TransactionError, match="about to be decided"):
+            tpc.resolve(transaction.gid, decision)  # type: ignore[arg-type]
+    transaction.commit()
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+def test_rollback_that_is_being_told_is_not_turned_into_a_commit(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    tpc = coordinate()
+    transaction = tpc.prepare([insert("1")])
+    parties["west"].broken["rollback"] = ["before"] * 1000
+    with pytest.raises(DecisionPendingError):
+        transaction.rollback(timeout_ms=10)
+    with pytest.raises(ValueError, match="is decided: rollback"):
+        tpc.resolve(transaction.gid, "commit")
+    parties["west"].broken.clear()
+    assert tpc.recover() == {transaction.gid: "rollback"}
+    assert in_doubt(parties) == 0
+    assert ids(parties) == {"east": [], "west": []}
+
+
+def test_transaction_that_is_dropped_is_rolled_back_by_recover(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    gid = tpc.prepare([insert("1")]).gid
+    tpc.prepare([insert("2")]).commit()
+    gc.collect()
+    assert tpc.recover() == {gid: "rollback"}
+    assert ids(parties) == {"east": ["2"], "west": ["2"]}
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3, 4])
+def test_thread_that_cannot_be_started_leaves_nothing_undecided(
+    coordinate: Open, parties: Parties, fails: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tpc = coordinate()
+    begin, starts = tpc._begin, itertools.count(1)
+
+    def starve(*args: Any) -> Any:
+        if next(starts) == fails:
+            raise RuntimeError("can't start new thread")
+        return begin(*args)
+
+    monkeypatch.setattr(tpc, "_begin", starve)
+    if fails <= 2:
+        with pytest.raises(RuntimeError):
+            tpc.prepare([insert("1")])
+    else:
+        transaction = tpc.prepare([insert("1")])
+        with pytest.raises(DecisionPendingError, match="start new thread"):
+            transaction.commit(timeout_ms=5000)
+    monkeypatch.undo()
+    tpc.recover()
+    settles(lambda: in_doubt(parties) == 0 and not tpc._active and not tpc._telling)
+    assert ids(parties) == dict.fromkeys(parties, ["1"] if fails > 2 else [])
+
+
+def test_participant_that_is_down_costs_one_timeout_and_no_pile_of_threads(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    monkeypatch.setattr("mmwal.two_phase._RETRY_S", (0.001, 0.01))
+    tpc = coordinate(prepare_timeout_ms=50)
+    parties["west"].broken = {name: ["before"] * 10_000 for name in ("prepare", "rollback", "commit")}
+    threads = threading.active_count()
+    for number in range(20):
+        with pytest.raises(PrepareFailedError):
+            tpc.prepare([insert(number)])
+    settles(lambda: not tpc._active and not tpc._telling and threading.active_count() <= threads)
+    parties["west"].broken = {"commit": ["before"] * 10_000}
+    for number in range(6):
+        with pytest.raises(DecisionPendingError):
+            tpc.prepare([insert(f"c{number}")]).commit(timeout_ms=1)
+    started = time.monotonic()
+    assert tpc.recover() == {}
+    assert time.monotonic() - started < 6 * 0.05 + 2  # not one wait for each
+    parties["west"].broken.clear()
+    settles(lambda: tpc.list_in_doubt() == [])
+
+
+def test_participant_that_hangs_does_not_hang_the_coordinator(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    answer = threading.Event()
+    parties["west"].waits["list_in_doubt"] = answer.wait
+    assert coordinate(prepare_timeout_ms=20).list_in_doubt() == []
+    answer.set()
+
+
+def test_error_of_a_block_is_not_hidden_by_who_is_away(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR, "mmwal")
+    tpc = coordinate()
+    parties["west"].broken["rollback"] = ["before"] * 1000
+    with pytest.raises(ZeroDivisionError), tpc.prepare([insert("1")]):
+        raise ZeroDivisionError
+    parties["west"].broken.clear()
+    settles(lambda: in_doubt(parties) == 0)
+
+
+def test_forked_child_that_leaves_a_block_tells_nobody(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    with tpc.prepare([insert("1")]):
+        calls = len(parties["east"].calls)
+        pid = os.fork()
+        if not pid:
+            try:
+                with contextlib.suppress(ForkedProcessError):
+                    tpc.rollback()
+                    os._exit(1)
+                tpc._last.__exit__(SystemExit, None, None)  # type: ignore[union-attr]
+                os._exit(len(parties["east"].calls) - calls)
+            finally:
+                os._exit(2)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert ids(parties) == {"east": ["1"], "west": ["1"]}
