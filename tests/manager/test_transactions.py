@@ -65,7 +65,7 @@ def to_the_brim(wal: WalManager) -> None:
 
 
 def test_everything_in_a_transaction_shares_one_commit_and_one_sync(open_wal: OpenWal, how: str) -> None:
-    wal = open_wal()
+    wal = open_wal(disk=SimulatedDisk())  # where nothing is synced in the background meanwhile
     fill(wal, 1)
     wal.sync()
     syncs = wal.get_metrics().syncs
