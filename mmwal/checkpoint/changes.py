@@ -11,8 +11,9 @@ Every row of the two kinds is pinned, by p's slot or by the capture, so nothing 
 happens to other rows meanwhile puts them into neither kind. Reads take no lock; the checksums of new rows are stored
 under the state's lock, since the table may grow.
 
-What holds the GIL goes in slices with a breath in between, in which other threads get the GIL without waiting for the
-interpreter's switch interval.
+Long work releases the GIL, and goes in few large slices, since whoever released it may wait for the switch interval of
+the interpreter to have it back. What holds the GIL goes in small slices with a breath in between, in which others get
+it without waiting.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.format.image import DELETED, BlockColumn, Columns
+from mmwal.format.image import DELETED, BlockColumn, NewColumns
 from mmwal.kernel.interface import Kernel
-from mmwal.state.rows import visible
+from mmwal.state.rows import distinct, visible
 from mmwal.state.state import Capture, State
 
-_SLICE_ROWS = 512  # some 0.1 ms: what another thread may have to wait for the GIL
+_SLICE_ROWS = 1 << 16  # of what releases the GIL: a few MB of blocks
+_HELD_ROWS = 512  # of what holds it: some 0.1 ms, which another thread may have to wait
 _BREATH_S = 50e-6
 
 I64 = npt.NDArray[np.int64]
@@ -50,7 +52,7 @@ class Changes:
 
 def changes_since(state: State, capture: Capture) -> Changes:
     """Returns what changed since the checkpoint before."""
-    touched = np.unique(np.frombuffer(capture.touched, np.int64))
+    touched = distinct(np.frombuffer(capture.touched, np.int64))
     died = state.rows.died[touched]
     born = state.rows.born[touched]
     since, until = np.uint64(capture.since_lsn), np.uint64(capture.applied_lsn)
@@ -59,29 +61,29 @@ def changes_since(state: State, capture: Capture) -> Changes:
     return Changes(new, limbo, _deleted(state, limbo, new))
 
 
-def delta_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> Columns:
+def delta_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> NewColumns:
     """Returns the columns of a delta section, deleted ids last; the table keeps the checksums of the new rows."""
     ids, checksums, metadata = _described(kernel, state, capture, changes.new)
     gone = changes.deleted
     for part in _slices(len(gone)):
         ids.add(state.directory.pack_ids(gone[part]), len(gone[part]))
     metadata.add(b"", len(gone))
-    return Columns(
-        ids.block(),
+    return NewColumns(
+        ids,
         np.concatenate((changes.new, np.full(len(gone), DELETED))),
         np.concatenate((state.rows.born[changes.new], state.rows.died[gone])),
         np.concatenate((checksums, np.zeros(len(gone), np.uint32))),
-        metadata.block(),
+        metadata,
         changes.limbo,
     )
 
 
-def base_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> Columns:
+def base_columns(kernel: Kernel, state: State, capture: Capture, changes: Changes) -> NewColumns:
     """Returns the columns of a base section; the table keeps the checksums of the new rows."""
     high, table = capture.rows_high, state.rows
     rows = np.flatnonzero(visible(table.born[:high], table.died[:high], capture.applied_lsn))
     ids, checksums, metadata = _described(kernel, state, capture, rows)
-    return Columns(ids.block(), rows, state.rows.born[rows], checksums, metadata.block(), changes.limbo)
+    return NewColumns(ids, rows, state.rows.born[rows], checksums, metadata, changes.limbo)
 
 
 def row_checksums(kernel: Kernel, state: State, rows: I64, ids: bytes) -> U32:
@@ -114,20 +116,27 @@ def _described(kernel: Kernel, state: State, capture: Capture, rows: I64) -> tup
 
 def _deleted(state: State, limbo: I64, new: I64) -> I64:
     """Returns the rows in limbo whose ids are not those of new rows."""
+    if not len(limbo):
+        return limbo
     later = type(state.directory)()
-    for part in _slices(len(new)):
+    for part in _breathing(len(new)):
         later.put_block(state.directory.pack_ids(new[part]), b"", new[part], np.empty(len(new[part]), np.int64))
     found = np.empty(len(limbo), np.int64)
-    for part in _slices(len(limbo)):
+    for part in _breathing(len(limbo)):
         later.find_block(state.directory.pack_ids(limbo[part]), found[part])
     return limbo[found < 0]
 
 
-def _slices(count: int) -> Iterator[slice]:
+def _slices(count: int, rows: int = _SLICE_ROWS) -> Iterator[slice]:
+    """Yields slices over ``count`` items."""
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def _breathing(count: int) -> Iterator[slice]:
     """Yields slices over ``count`` items, and lets other threads run between them."""
     held = threading.Lock()
     held.acquire()
-    for start in range(0, count, _SLICE_ROWS):
-        if start:
+    for part in _slices(count, _HELD_ROWS):
+        if part.start:
             held.acquire(timeout=_BREATH_S)  # held for ever: this waits without the GIL
-        yield slice(start, min(start + _SLICE_ROWS, count))
+        yield part

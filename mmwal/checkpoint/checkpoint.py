@@ -24,7 +24,7 @@ from mmwal.disk.interface import Disk, File
 from mmwal.entry import CheckpointInfo
 from mmwal.errors import CheckpointFailedError, WalClosedError, WalFullError
 from mmwal.format.control import DATA_CONTROL
-from mmwal.format.image import BASE, DELTA, Columns, Place, Section, encode_section
+from mmwal.format.image import BASE, DELTA, NewColumns, Place, Section, encode_section
 from mmwal.kernel.interface import Kernel
 from mmwal.state.state import Capture
 
@@ -210,7 +210,7 @@ class Checkpointer:
         section = self._encode(place, BASE, capture, columns)
         return self._write(place, section, section.section_bytes)
 
-    def _encode(self, place: Place, kind: int, capture: Capture, columns: Columns) -> Section:
+    def _encode(self, place: Place, kind: int, capture: Capture, columns: NewColumns) -> Section:
         return encode_section(
             place,
             kind=kind,

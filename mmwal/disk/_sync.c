@@ -1,4 +1,5 @@
 /* The compiled sync gate: from the decision to sync to the waking of waiters in one call that does not hold the GIL.
+ * Below it, zeroing a file and populating a mapping, each in one such call.
  *
  * A thread that had to win the GIL back after its sync would notice it milliseconds late beside a busy thread.
  * The twin, mmwal/log/gate.py, has the same steps in Python; tests/disk/test_gate.py holds both to one behaviour.
@@ -427,10 +428,71 @@ static PyObject *zero(PyObject *Py_UNUSED(module), PyObject *args)
     }
 }
 
+/* ---- populate */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+/* What is left of a range whose write faults are taken. */
+typedef struct {
+    uintptr_t start, asked, end; /* done below `start`, asked for below `asked` */
+} faults;
+
+static uintptr_t step_end(uintptr_t at, uintptr_t step, uintptr_t end)
+{
+    const uintptr_t next = (at / step + 1) * step;
+    return next < end ? next : end;
+}
+
+/* Takes the faults a step at a time, and asks for what the disk must be read for some steps ahead. 0 or an errno. */
+static int take_faults(faults *left, uintptr_t step, uintptr_t ahead)
+{
+    while (left->start < left->end) {
+        while (left->asked < left->end && left->asked < left->start + ahead) {
+            const uintptr_t stop = left->end - left->asked < step ? left->end : left->asked + step;
+            madvise((void *)left->asked, stop - left->asked, MADV_WILLNEED); /* advice: its result does not matter */
+            left->asked = stop;
+        }
+        const uintptr_t stop = step_end(left->start, step, left->end);
+        if (madvise((void *)left->start, stop - left->start, MADV_POPULATE_WRITE) != 0)
+            return errno;
+        left->start = stop;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(populate_doc, "populate(address, length, step, ahead)\n--\n\n"
+                           "Takes the write faults of mapped pages, with the GIL released. Returns an errno, and up to "
+                           "which address they are taken.");
+
+static PyObject *populate(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long address, length, step, ahead;
+    if (!PyArg_ParseTuple(args, "KKKK", &address, &length, &step, &ahead))
+        return NULL;
+    if (step == 0 || length > UINTPTR_MAX - address || ahead > UINTPTR_MAX - address - length) {
+        PyErr_SetString(PyExc_ValueError, "a step is at least 1, and a range must not overflow");
+        return NULL;
+    }
+    faults left = {address, address, address + length};
+    for (;;) {
+        int code;
+        Py_BEGIN_ALLOW_THREADS
+        code = take_faults(&left, step, ahead);
+        Py_END_ALLOW_THREADS
+        if (code != EINTR && code != EAGAIN)
+            return Py_BuildValue("iK", code, (unsigned long long)left.start);
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+    }
+}
+
 /* ---- the module */
 
 static PyMethodDef functions[] = {
     {"zero", zero, METH_VARARGS, zero_doc},
+    {"populate", populate, METH_VARARGS, populate_doc},
     {NULL, NULL, 0, NULL},
 };
 

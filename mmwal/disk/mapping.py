@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from mmwal.disk.compiled import sync as _sync
+
 PROT_READ, PROT_WRITE, MAP_SHARED = 1, 2, 1
 MS_SYNC = 0x10 if sys.platform == "darwin" else 4
 MADV_RANDOM = 1
@@ -78,23 +80,15 @@ class PosixMapping:
         """
         if not self._writable:
             self._raise(errno.EACCES)
-        start, length = self._pages(offset, length)
-        end, ahead = start + length, start
-        while start < end:
-            while ahead < min(end, start + READ_AHEAD_BYTES):  # one call reads no more than a device reads ahead
-                _libc().madvise(ahead, min(POPULATE_STEP_BYTES, end - ahead), MADV_WILLNEED)
-                ahead += POPULATE_STEP_BYTES
-            stop = min(end, (start // POPULATE_STEP_BYTES + 1) * POPULATE_STEP_BYTES)
-            if _libc().madvise(start, stop - start, MADV_POPULATE_WRITE) == 0:
-                start = stop
-                continue
-            code = ctypes.get_errno()
-            if code == errno.EINVAL:  # older than Linux 5.14, or not Linux
-                return
-            if code == errno.EFAULT:  # a signal, had somebody stored there
-                code = errno.ENOSPC if self._can_be_read(start - self._address, stop - start) else errno.EIO
-            if code not in (errno.EINTR, errno.EAGAIN):
-                self._raise(code)
+        address, length = self._pages(offset, length)
+        take = _take_faults if _sync is None else _sync.populate
+        code, reached = take(address, length, POPULATE_STEP_BYTES, READ_AHEAD_BYTES)
+        if code in (0, errno.EINVAL):  # EINVAL: older than Linux 5.14, or not Linux
+            return
+        if code == errno.EFAULT:  # a signal, had somebody stored there
+            step = min((reached // POPULATE_STEP_BYTES + 1) * POPULATE_STEP_BYTES, address + length) - reached
+            code = errno.ENOSPC if self._can_be_read(reached - self._address, step) else errno.EIO
+        self._raise(code)
 
     def rewrite(self, offset: int, length: int) -> None:
         """Stores the range's bytes over themselves, with the GIL released."""
@@ -142,6 +136,21 @@ def _map(path: str, fd: int, length: int, writable: bool) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), path)
     return int(address)
+
+
+def _take_faults(address: int, length: int, step: int, ahead: int) -> tuple[int, int]:
+    """As `_sync.populate`, with a call of its own for each step."""
+    end, asked = address + length, address
+    while address < end:
+        while asked < min(end, address + ahead):
+            _libc().madvise(asked, min(step, end - asked), MADV_WILLNEED)  # advice: its result does not matter
+            asked += step
+        stop = min(end, (address // step + 1) * step)
+        if _libc().madvise(address, stop - address, MADV_POPULATE_WRITE) == 0:
+            address = stop
+        elif (code := ctypes.get_errno()) not in (errno.EINTR, errno.EAGAIN):
+            return code, address
+    return 0, end
 
 
 def _cache_flusher(mapping: PosixMapping, fd: int) -> Any:

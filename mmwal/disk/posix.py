@@ -13,7 +13,6 @@ judging a place (`place.py`).
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import stat
 import struct
@@ -26,14 +25,11 @@ from contextlib import suppress
 from typing import Any, cast
 
 from mmwal.disk import forking, lock, place
+from mmwal.disk.compiled import sync as _sync
 from mmwal.disk.descriptor import DIRECTORY_MODE, FILE_MODE, naming, open_directory, open_regular
 from mmwal.disk.interface import Condition, Lock, SyncGate, Worker
 from mmwal.disk.mapping import PosixMapping
 from mmwal.disk.worker import ThreadWorker
-
-_sync: Any = None
-with suppress(ImportError):  # there was no C compiler at installation, or this is not Linux
-    _sync = importlib.import_module("mmwal.disk._sync")
 
 _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h: FS_IOC_*, FS_NOCOW_FL
 _FLAGS = struct.Struct("i4x")  # the call is named for a long, and takes an int

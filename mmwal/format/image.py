@@ -82,7 +82,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a section. Ids and metadata are blocks, which are checked by whoever takes them apart."""
+    """The columns of a section that was read. Ids and metadata are blocks, checked by whoever takes them apart."""
 
     ids: Block
     rows: I64
@@ -93,34 +93,51 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class NewColumns:
+    """The columns of a section that is to be written."""
+
+    ids: BlockColumn
+    rows: I64
+    lsns: U64
+    checksums: U32
+    metadata: BlockColumn
+    limbo: I64
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A section as it is written: what is stored one behind the other, their size, and the header's CRC."""
 
-    parts: list[bytes]
+    parts: list[Block]
     section_bytes: int
     crc: int
 
 
 class BlockColumn:
-    """A block of ids or of metadata made of smaller ones, so that whoever makes it can let other threads run between.
+    """A block of ids or of metadata made of smaller ones, each of the next rows, and never put together in memory.
 
     A block is a table of u32, one for each row, and the bytes of all rows behind it; one of metadata in which no row
     says anything is empty.
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Block, int]] = []
+        self._blocks: list[tuple[Block, int]] = []
 
     def add(self, block: Block, rows: int) -> None:
         """Adds the block of the next ``rows`` rows."""
-        self._parts.append((block, rows))
+        self._blocks.append((block, rows))
 
-    def block(self) -> bytes:
-        """Returns the block of all rows."""
-        if not any(len(block) for block, _ in self._parts):
-            return b""
-        tables = (block[: 4 * rows] or NO_METADATA.to_bytes(4, "little") * rows for block, rows in self._parts)
-        return b"".join((*tables, *(block[4 * rows :] for block, rows in self._parts)))
+    def parts(self) -> list[Block]:
+        """Returns what, one behind the other, is the block of all rows."""
+        if not any(len(block) for block, _ in self._blocks):
+            return []
+        tables = [memoryview(block)[: 4 * rows] for block, rows in self._blocks]
+        tables = [table or _says_nothing(rows) for table, (_, rows) in zip(tables, self._blocks, strict=True)]
+        return [*tables, *(memoryview(block)[4 * rows :] for block, rows in self._blocks)]
+
+
+def _says_nothing(rows: int) -> memoryview:
+    return memoryview(NO_METADATA.to_bytes(4, "little") * rows)
 
 
 def cut_block(block: Block, rows: int, first: int) -> tuple[Block, Block]:
@@ -145,20 +162,22 @@ def encode_section(
     redo_lsn: int,
     rows_high: int,
     live_rows: int,
-    columns: Columns,
+    columns: NewColumns,
 ) -> Section:
-    """Returns a section."""
-    parts: list[bytes] = []
+    """Returns a section, whose parts are those of the columns: not copied, so that nothing here holds the GIL long."""
+    ids, metadata = columns.ids.parts(), columns.metadata.parts()
+    parts: list[Block] = []
     columns_crc = 0
     for column in (
-        bytes(columns.ids),
-        columns.rows.astype("<i8").tobytes(),
-        columns.lsns.astype("<u8").tobytes(),
-        columns.checksums.astype("<u4").tobytes(),
-        bytes(columns.metadata),
-        columns.limbo.astype("<i8").tobytes(),
+        ids,
+        [_stored(columns.rows, "<i8")],
+        [_stored(columns.lsns, "<u8")],
+        [_stored(columns.checksums, "<u4")],
+        metadata,
+        [_stored(columns.limbo, "<i8")],
     ):
-        for part in (column, bytes(align(len(column)) - len(column))):
+        size = sum(map(len, column))
+        for part in [*column, bytes(align(size) - size)]:
             columns_crc = zlib.crc32(part, columns_crc)
             parts.append(part)
     section_bytes = HEADER_BYTES + sum(map(len, parts))
@@ -177,12 +196,17 @@ def encode_section(
         live_rows=live_rows,
         entries=len(columns.rows),
         limbo_rows=len(columns.limbo),
-        ids_bytes=len(columns.ids),
-        metadata_bytes=len(columns.metadata),
+        ids_bytes=sum(map(len, ids)),
+        metadata_bytes=sum(map(len, metadata)),
         columns_crc=columns_crc,
     )
     crc = int.from_bytes(header[-4:], "little")
     return Section([header, *filter(len, parts)], section_bytes, crc)
+
+
+def _stored(array: npt.NDArray[Any], dtype: str) -> memoryview:
+    """Returns the bytes of an array as they are stored; a copy only where the machine's order is another."""
+    return np.ascontiguousarray(array, dtype).view(np.uint8).data
 
 
 def section_header(content: bytes, place: Place, room: int) -> dict[str, Any]:

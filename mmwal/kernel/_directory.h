@@ -3,7 +3,8 @@
  * Here: arguments to pointers and lengths. Not here: any rule; those stand in the headers. The interface is described in
  * interface.py, the readable twin is directory.py.
  *
- *   - Every method holds the GIL throughout, so it is one step for other threads.
+ *   - Every method holds the GIL throughout, so it is one step for other threads; but for those that pack many rows, which
+ *     keep their names as long as somebody pins them.
  *   - A block is checked before anything of it is used, and every row before it is touched.
  */
 #ifndef MMWAL_DIRECTORY_FACE_H
@@ -18,6 +19,18 @@ typedef struct {
     PyObject_HEAD
     mm_directory directory;
 } Directory;
+
+/* What is shorter is done sooner than the GIL is had back. */
+#define ROWS_WITH_GIL 1024
+
+/* Without the GIL where there is much to do. */
+#define WITHOUT_GIL(much, step)                                                                                        \
+    do {                                                                                                               \
+        PyThreadState *released = (much) ? PyEval_SaveThread() : NULL;                                                 \
+        step;                                                                                                          \
+        if (released != NULL)                                                                                          \
+            PyEval_RestoreThread(released);                                                                            \
+    } while (0)
 
 /* ---- arguments */
 
@@ -301,6 +314,13 @@ static PyObject *directory_pop_block(PyObject *object, PyObject *args)
     return each_id(object, args, "y*O:pop_block", true);
 }
 
+static PyObject *changed_meanwhile(PyObject *block)
+{
+    PyErr_SetString(PyExc_RuntimeError, "rows that were packed changed their names meanwhile");
+    Py_DECREF(block);
+    return NULL;
+}
+
 static PyObject *directory_pack_ids(PyObject *object, PyObject *given)
 {
     const mm_directory *self = &((Directory *)object)->directory;
@@ -308,24 +328,19 @@ static PyObject *directory_pack_ids(PyObject *object, PyObject *given)
     if (!get_rows(given, &rows, 0))
         return NULL;
     const int64_t *row = rows.buf;
-    const Py_ssize_t count = rows.shape[0];
+    const uint64_t count = (uint64_t)rows.shape[0];
+    uint64_t size, nameless;
+    WITHOUT_GIL(count > ROWS_WITH_GIL, size = mm_ids_bytes(self, row, count, &nameless));
     PyObject *block = NULL;
-    Py_ssize_t size = 4 * count, i = 0;
-    for (; i < count && mm_kind_of(self, row[i]) != MM_NAME_NONE; i++)
-        size += mm_name(self, row[i]).size;
-    if (i < count)
-        PyErr_Format(PyExc_ValueError, "row %lld has no id", (long long)row[i]);
+    if (nameless < count)
+        PyErr_Format(PyExc_ValueError, "row %lld has no id", (long long)row[nameless]);
     else
-        block = PyBytes_FromStringAndSize(NULL, size);
+        block = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (block != NULL) {
-        uint8_t *table = (uint8_t *)PyBytes_AsString(block), *at = table + 4 * count;
-        for (i = 0; i < count; i++) {
-            const mm_id name = mm_name(self, row[i]);
-            const uint32_t tag = name.size | (name.is_int ? MM_ID_IS_INT : 0);
-            memcpy(table + 4 * i, &tag, 4);
-            memcpy(at, name.bytes, name.size);
-            at += name.size;
-        }
+        uint8_t *into = (uint8_t *)PyBytes_AsString(block);
+        bool done;
+        WITHOUT_GIL(count > ROWS_WITH_GIL, done = mm_write_ids(self, row, count, into, size));
+        block = done ? block : changed_meanwhile(block);
     }
     PyBuffer_Release(&rows);
     return block;
@@ -338,26 +353,15 @@ static PyObject *directory_pack_metadata(PyObject *object, PyObject *given)
     if (!get_rows(given, &rows, 0))
         return NULL;
     const int64_t *row = rows.buf;
-    const Py_ssize_t count = rows.shape[0];
-    Py_ssize_t size = 0;
-    bool any = false;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const mm_piece *piece = mm_metadata(self, row[i]);
-        any |= piece != NULL;
-        size += piece != NULL ? piece->size : 0;
-    }
-    PyObject *block = PyBytes_FromStringAndSize(NULL, any ? 4 * count + size : 0);
-    if (block != NULL && any) {
-        uint8_t *table = (uint8_t *)PyBytes_AsString(block), *at = table + 4 * count;
-        for (Py_ssize_t i = 0; i < count; i++) {
-            const mm_piece *piece = mm_metadata(self, row[i]);
-            const uint32_t bytes = piece != NULL ? piece->size : MM_NO_METADATA;
-            memcpy(table + 4 * i, &bytes, 4);
-            if (piece != NULL) {
-                memcpy(at, piece->bytes, piece->size);
-                at += piece->size;
-            }
-        }
+    const uint64_t count = (uint64_t)rows.shape[0];
+    uint64_t size;
+    WITHOUT_GIL(count > ROWS_WITH_GIL, size = mm_metadata_bytes(self, row, count));
+    PyObject *block = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (block != NULL) {
+        uint8_t *into = (uint8_t *)PyBytes_AsString(block);
+        bool done;
+        WITHOUT_GIL(count > ROWS_WITH_GIL, done = mm_write_metadata(self, row, count, into, size));
+        block = done ? block : changed_meanwhile(block);
     }
     PyBuffer_Release(&rows);
     return block;
@@ -512,6 +516,15 @@ static int add_directory(PyObject *module)
     return added;
 }
 
+static void mm_id_seeds(const uint8_t *ids, uint64_t bytes, const uint64_t *lsns, uint32_t *out, uint64_t count)
+{
+    mm_walk names = mm_walk_block(ids, bytes, count);
+    for (uint64_t i = 0; i < count; i++) {
+        const mm_id id = mm_next_id(&names);
+        out[i] = mm_crc32((uint32_t)(lsns[i] ^ (lsns[i] >> 32)), id.bytes, id.size);
+    }
+}
+
 static PyObject *kernel_id_seeds(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer ids, lsns = {0}, out = {0};
@@ -526,12 +539,8 @@ static PyObject *kernel_id_seeds(PyObject *Py_UNUSED(module), PyObject *args)
     }
     done = done && is_sound(mm_check_ids(ids.buf, (uint64_t)ids.len, (uint64_t)out.shape[0]));
     if (done) {
-        mm_walk names = mm_walk_block(ids.buf, (uint64_t)ids.len, (uint64_t)out.shape[0]);
-        for (Py_ssize_t i = 0; i < out.shape[0]; i++) {
-            const mm_id id = mm_next_id(&names);
-            const uint64_t lsn = ((const uint64_t *)lsns.buf)[i];
-            ((uint32_t *)out.buf)[i] = mm_crc32((uint32_t)(lsn ^ (lsn >> 32)), id.bytes, id.size);
-        }
+        const uint64_t count = (uint64_t)out.shape[0];
+        WITHOUT_GIL(count > ROWS_WITH_GIL, mm_id_seeds(ids.buf, (uint64_t)ids.len, lsns.buf, out.buf, count));
     }
     PyBuffer_Release(&ids);
     PyBuffer_Release(&lsns);

@@ -1,7 +1,8 @@
 /* The directory in memory: which id stands in which row, and what each row's id and metadata are.
  * Plain C over memory of its own; no Python, no system call, no lock. The face is _directory.h, the twin directory.py.
  *
- *   - By row, in chunks: the id (an int itself, or a copy of the bytes) and the metadata (a copy, or none).
+ *   - By row, in chunks: the id (an int itself, or a copy of the bytes) and the metadata (a copy, or none). Nothing of a
+ *     row with a name moves, whatever is put beside it; so who knows that rows keep their names reads them without the GIL.
  *   - By id: shards of slots, each the hash's low half and the row. Collisions go to the next slot, removal moves what
  *     follows back, so there are no tombstones. A shard grows by itself: no insert waits for more than one of them.
  *   - The hash is keyed, so nobody can prepare ids that collide.
@@ -22,6 +23,8 @@
 #define MM_NO_ROW INT64_C(-1)
 #define MM_ROWS_MAX UINT32_MAX /* a slot holds a row's number plus one */
 #define MM_CHUNK_ROWS 16384
+#define MM_SHELF_CHUNKS 512
+#define MM_SHELVES 512 /* room for 2^32 rows */
 #define MM_SHARDS 256
 #define MM_SHARD_SLOTS_LEAST 16
 
@@ -50,9 +53,8 @@ typedef struct {
 } mm_chunk;
 
 typedef struct {
-    mm_chunk **chunks; /* NULL: no row of it has a name yet */
-    uint64_t chunks_count;
-    uint64_t count; /* ids */
+    mm_chunk **shelves[MM_SHELVES]; /* of chunks; NULL, shelf or chunk: no row of it has a name yet */
+    uint64_t count;                 /* ids */
     uint64_t key[2];
     mm_shard shards[MM_SHARDS];
 } mm_directory;
@@ -63,7 +65,8 @@ typedef struct {
 static inline mm_chunk *mm_chunk_of(const mm_directory *self, int64_t row)
 {
     const uint64_t number = (uint64_t)row / MM_CHUNK_ROWS; /* of a negative row: far beyond */
-    return number < self->chunks_count ? self->chunks[number] : NULL;
+    mm_chunk *const *shelf = number < MM_SHELVES * MM_SHELF_CHUNKS ? self->shelves[number / MM_SHELF_CHUNKS] : NULL;
+    return shelf != NULL ? shelf[number % MM_SHELF_CHUNKS] : NULL;
 }
 
 static inline int mm_kind_of(const mm_directory *self, int64_t row)
@@ -104,15 +107,11 @@ static inline mm_piece *mm_new_piece(const uint8_t *bytes, uint32_t size)
 static bool mm_reserve_row(mm_directory *self, int64_t row)
 {
     const uint64_t number = (uint64_t)row / MM_CHUNK_ROWS;
-    if (number >= self->chunks_count) {
-        mm_chunk **chunks = realloc(self->chunks, (number + 1) * sizeof *chunks);
-        if (chunks == NULL)
-            return false;
-        memset(chunks + self->chunks_count, 0, (number + 1 - self->chunks_count) * sizeof *chunks);
-        self->chunks = chunks;
-        self->chunks_count = number + 1;
-    }
-    return self->chunks[number] != NULL || (self->chunks[number] = calloc(1, sizeof(mm_chunk))) != NULL;
+    mm_chunk ***shelf = &self->shelves[number / MM_SHELF_CHUNKS];
+    if (*shelf == NULL && (*shelf = calloc(MM_SHELF_CHUNKS, sizeof **shelf)) == NULL)
+        return false;
+    mm_chunk **chunk = &(*shelf)[number % MM_SHELF_CHUNKS];
+    return *chunk != NULL || (*chunk = calloc(1, sizeof **chunk)) != NULL;
 }
 
 static void mm_clear_row(mm_chunk *chunk, uint64_t at)
@@ -278,15 +277,87 @@ static bool mm_put_id(mm_directory *self, const mm_id *id, int64_t row, const ui
     return true;
 }
 
+/* ---- blocks of rows that keep their names meanwhile; see format/frame.py */
+
+/* The size of the block of the ids of rows; *nameless is the first one without, or `count`. */
+static uint64_t mm_ids_bytes(const mm_directory *self, const int64_t *rows, uint64_t count, uint64_t *nameless)
+{
+    uint64_t size = 4 * count, i = 0;
+    for (; i < count && mm_kind_of(self, rows[i]) != MM_NAME_NONE; i++)
+        size += mm_name(self, rows[i]).size;
+    *nameless = i;
+    return size;
+}
+
+/* Writes that block. False: it is not as long as `size`, since somebody did not keep to that. */
+static bool mm_write_ids(const mm_directory *self, const int64_t *rows, uint64_t count, uint8_t *block, uint64_t size)
+{
+    uint8_t *at = block + 4 * count, *const end = block + size;
+    for (uint64_t i = 0; i < count; i++) {
+        if (mm_kind_of(self, rows[i]) == MM_NAME_NONE)
+            return false;
+        const mm_id name = mm_name(self, rows[i]);
+        const uint32_t tag = name.size | (name.is_int ? MM_ID_IS_INT : 0);
+        if (name.size > (uint64_t)(end - at))
+            return false;
+        memcpy(block + 4 * i, &tag, 4);
+        memcpy(at, name.bytes, name.size);
+        at += name.size;
+    }
+    return at == end;
+}
+
+/* The size of the block of the metadata of rows; 0: none has any. */
+static uint64_t mm_metadata_bytes(const mm_directory *self, const int64_t *rows, uint64_t count)
+{
+    uint64_t size = 0;
+    bool any = false;
+    for (uint64_t i = 0; i < count; i++) {
+        const mm_piece *piece = mm_metadata(self, rows[i]);
+        any |= piece != NULL;
+        size += piece != NULL ? piece->size : 0;
+    }
+    return any ? 4 * count + size : 0;
+}
+
+/* Writes that block, unless it is empty. False as `mm_write_ids`. */
+static bool mm_write_metadata(const mm_directory *self, const int64_t *rows, uint64_t count, uint8_t *block,
+                              uint64_t size)
+{
+    if (size == 0)
+        return true;
+    uint8_t *at = block + 4 * count, *const end = block + size;
+    for (uint64_t i = 0; i < count; i++) {
+        const mm_piece *piece = mm_metadata(self, rows[i]);
+        const uint32_t bytes = piece != NULL ? piece->size : MM_NO_METADATA;
+        memcpy(block + 4 * i, &bytes, 4);
+        if (piece == NULL)
+            continue;
+        if (piece->size > (uint64_t)(end - at))
+            return false;
+        memcpy(at, piece->bytes, piece->size);
+        at += piece->size;
+    }
+    return at == end;
+}
+
+static void mm_free_chunk(mm_chunk *chunk)
+{
+    for (uint64_t at = 0; at < MM_CHUNK_ROWS; at++)
+        mm_clear_row(chunk, at);
+    free(chunk);
+}
+
 static void mm_free_directory(mm_directory *self)
 {
-    for (uint64_t i = 0; i < self->chunks_count; i++)
-        if (self->chunks[i] != NULL) {
-            for (uint64_t at = 0; at < MM_CHUNK_ROWS; at++)
-                mm_clear_row(self->chunks[i], at);
-            free(self->chunks[i]);
-        }
-    free(self->chunks);
+    for (int shelf = 0; shelf < MM_SHELVES; shelf++) {
+        if (self->shelves[shelf] == NULL)
+            continue;
+        for (int at = 0; at < MM_SHELF_CHUNKS; at++)
+            if (self->shelves[shelf][at] != NULL)
+                mm_free_chunk(self->shelves[shelf][at]);
+        free(self->shelves[shelf]);
+    }
     for (int i = 0; i < MM_SHARDS; i++)
         free(self->shards[i].slots);
 }

@@ -190,7 +190,7 @@ def _link(number: int, salt: int, previous: Predecessor) -> bytes:
 
 def _footer(number: int, salt: int, segment_bytes: int, frames: Frames, end_lsn: int) -> tuple[bytes, Predecessor]:
     kinds, txns, times = frames["kind"], frames["txn"], frames["time_ns"]
-    open_transactions = set(txns.tolist()) - {0}
+    open_transactions = set(txns[txns != 0].tolist())
     if open_transactions:
         open_transactions -= set(txns[np.isin(kinds, _ENDS)].tolist())
     last_crc = int(frames["frame_crc"][-1]) if len(frames) else 0

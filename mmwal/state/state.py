@@ -37,7 +37,7 @@ from mmwal.state.limbo import STEP_ROWS, Limbo
 from mmwal.state.matrix import RowMatrix
 from mmwal.state.pins import Pins
 from mmwal.state.replay import Replay
-from mmwal.state.rows import NEVER, Rows, visible
+from mmwal.state.rows import NEVER, Rows, distinct, visible
 
 _COLLECT_ROWS_LEAST = 64  # dead rows that are worth looking at before a new row is used, more in a large store
 _JOURNAL_SLACK = 1 << 16
@@ -318,7 +318,7 @@ class State:
         if not self._durable:
             self._touched = array("q")
         elif len(self._touched) > 4 * self.rows.high + _JOURNAL_SLACK:
-            self._touched = array("q", np.unique(np.frombuffer(self._touched, np.int64)).tobytes())
+            self._touched = array("q", distinct(np.frombuffer(self._touched, np.int64)).tobytes())
 
     def _make_ready(self, rows: int) -> bool:
         """Makes room for ``rows`` rows; returns False where instead a row became free."""

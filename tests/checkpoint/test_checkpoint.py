@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import mmwal.checkpoint.changes
 import mmwal.checkpoint.checkpoint
 from mmwal.checkpoint.image import image_numbers, image_path
 from mmwal.checkpoint.load import create_data, load_checkpoint
@@ -108,6 +109,17 @@ def test_changes_are_appended_as_deltas_until_they_are_merged(home: Home, monkey
     assert len(numbers) > 1
     assert len(image_numbers(home.disk, home.path)) <= 2
     assert first not in image_numbers(home.disk, home.path)
+
+
+def test_image_is_the_same_whatever_slices_it_is_made_of(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmwal.checkpoint.changes, "_SLICE_ROWS", 7)
+    monkeypatch.setattr(mmwal.checkpoint.changes, "_HELD_ROWS", 3)
+    for first in (0, 30):  # a base, then a delta with new, changed and deleted ids
+        home.put(*(f"id {n}" if n % 2 else n for n in range(first, first + 60)))
+        home.put(*range(first, first + 20, 2), metadata=b"m")
+        home.remove(*(f"id {n}" for n in range(first + 1, first + 40, 4)))
+        home.checkpoint()
+        check_whole(home.kernel, load(home), home.content)
 
 
 def test_cost_of_a_checkpoint_follows_the_changes_not_the_size(home: Home) -> None:

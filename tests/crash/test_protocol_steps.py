@@ -33,7 +33,7 @@ from mmwal.errors import (
 )
 from mmwal.format.control import LOG_CONTROL, SLOT_OFFSETS
 from mmwal.format.frame import COMMIT, Kind, commit_word, pack_ids, pack_metadata
-from mmwal.format.image import BASE, Columns, Place, encode_section
+from mmwal.format.image import BASE, BlockColumn, NewColumns, Place, encode_section
 from mmwal.format.metadata import encode_metadata
 from mmwal.format.segment import DATA_OFFSET, LINK, LINK_OFFSET, SECTOR_BYTES, SEGMENT_BYTES_MIN, data_start
 from mmwal.kernel import interface as words
@@ -674,6 +674,8 @@ def test_image_that_contradicts_itself_is_refused(what: str) -> None:
     made = create_data(disk, kernels.load(), "/data", IDENTITY, START_LSN)
     made.matrix.ensure(4)
     place = Place(IDENTITY.store_id, 1, 0, 0)
+    ids = BlockColumn()
+    ids.add(pack_ids(columns["ids"]), len(columns["ids"]))
     section = encode_section(
         place,
         kind=BASE,
@@ -681,12 +683,12 @@ def test_image_that_contradicts_itself_is_refused(what: str) -> None:
         redo_lsn=START_LSN + 128,
         rows_high=4,
         live_rows=columns["live_rows"],
-        columns=Columns(
-            ids=pack_ids(columns["ids"]),
+        columns=NewColumns(
+            ids=ids,
             rows=np.array(columns["rows"], np.int64),
             lsns=np.array(columns["lsns"], np.uint64),
             checksums=np.zeros(2, np.uint32),
-            metadata=b"",
+            metadata=BlockColumn(),
             limbo=np.array(columns["limbo"], np.int64),
         ),
     )

@@ -233,6 +233,7 @@ def test_populate_asks_ahead_for_what_the_disk_must_be_read_for(
             return int(advise(address, size, advice))
 
     monkeypatch.setattr(posix_mapping, "_libc", lambda: Libc)
+    monkeypatch.setattr(posix_mapping, "_sync", None)
     mapping.populate(start, length)
     asked = start
     taken = start

@@ -16,6 +16,7 @@ from mmwal.format.image import (
     SECTION,
     BlockColumn,
     Columns,
+    NewColumns,
     Place,
     cut_block,
     decode_columns,
@@ -43,12 +44,12 @@ def encode(entries: list[Any], limbo: Any = (), place: Place = PLACE, kind: int 
         redo_lsn=1000,
         rows_high=50,
         live_rows=len(entries),
-        columns=Columns(
-            ids=ids.block(),
+        columns=NewColumns(
+            ids=ids,
             rows=np.array([entry[1] for entry in entries], np.int64),
             lsns=np.array([entry[2] for entry in entries], np.uint64),
             checksums=np.arange(len(entries), dtype=np.uint32),
-            metadata=metadata.block(),
+            metadata=metadata,
             limbo=np.array(limbo, np.int64),
         ),
     )
@@ -100,9 +101,10 @@ def test_blocks_made_of_parts_and_cut_are_those_of_frames(entries: list[Any], cu
         column = BlockColumn()
         column.add(parts[0], cut)
         column.add(parts[1], len(values) - cut)
-        assert column.block() == pack(values)
+        block = b"".join(column.parts())
+        assert block == pack(values)
         empty = [NO_METADATA.to_bytes(4, "little") * (len(values) - cut), b""]
-        first, rest = cut_block(column.block(), len(values), cut)
+        first, rest = cut_block(block, len(values), cut)
         assert unpack(pack, first, cut) == values[:cut]
         assert unpack(pack, rest, len(values) - cut) == values[cut:] or rest in empty
 

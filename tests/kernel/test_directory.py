@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 import zlib
 from typing import Any
 
@@ -128,6 +130,53 @@ def test_a_row_or_metadata_of_the_wrong_kind_is_refused(kernel: Any) -> None:
     with pytest.raises(ValueError, match="row 3 has no id"):
         directory.pack_ids(i64(3))
     assert len(directory) == 0
+
+
+def test_rows_are_packed_while_others_come_and_go(kernel: Any) -> None:
+    """Who packs many rows releases the GIL: others are put into the same chunks, and into new ones, and forgotten."""
+    many = 20_000  # more than one chunk
+    directory = kernel.Directory()
+    kept = np.arange(0, 2 * many, 2)
+    names: list[str | int] = [f"name {row}" if row % 3 else row for row in kept.tolist()]
+    said = [None if row % 5 else b"m" * (row % 50) for row in kept.tolist()]
+    directory.put_block(pack_ids(names), pack_metadata(said), kept, np.empty(many, np.int64))
+    others = np.arange(1, 4 * many, 2)
+    ends = threading.Event()
+    turns = 0
+
+    def disturb() -> None:
+        nonlocal turns
+        while not ends.is_set():
+            for start in range(0, len(others), 4000):
+                part = others[start : start + 4000]
+                block = pack_ids([f"other {row}" for row in part.tolist()])
+                directory.put_block(block, b"", part, np.empty(len(part), np.int64))
+            directory.forget(others)
+            turns += 1
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        expected_ids, expected_metadata = pack_ids(names), pack_metadata(said)
+        until = time.monotonic() + 60
+        while turns < 2 and time.monotonic() < until:
+            assert directory.pack_ids(kept) == expected_ids
+            assert directory.pack_metadata(kept) == expected_metadata
+    finally:
+        ends.set()
+        thread.join()
+    assert turns >= 2
+    assert len(directory) == many
+
+
+def test_the_first_row_without_an_id_is_named(kernel: Any) -> None:
+    directory = kernel.Directory()
+    for count in (3, 3000):
+        named = np.arange(count)
+        directory.put_block(pack_ids(named.tolist()), b"", named, np.empty(count, np.int64))
+        for missing in (count, 1 << 40, -1):
+            with pytest.raises(ValueError, match=f"row {missing} has no id"):
+                directory.pack_ids(np.append(named, [missing, 7777777]))
 
 
 def test_many_ids_come_and_go(kernel: Any) -> None:
