@@ -9,8 +9,8 @@ the page cache (warm) or not (cold: written back, and dropped from it), in one o
 
     1 worker       CrashRecoveryManager, the caller alone
     as chosen      the same with workers=None: what mmwal.open() does
-    2 threads      executor=ThreadPoolExecutor(2)
-    2 processes    executor=ProcessPoolExecutor(2), spawned and at work before the clock starts
+    N threads      executor=ThreadPoolExecutor(N); by default 2, 4 and so on, up to the number of cores
+    N processes    executor=ProcessPoolExecutor(N), spawned and at work before the clock starts; by default as threads
 
 Printed: reading (every frame verified and listed) and the whole, without the last checkpoint; and the limit, by as many
 threads as the way has workers (as chosen: as there are cores), measured right after each: the log's bytes checksummed,
@@ -51,7 +51,9 @@ import machine
 from limits import Helper
 from process import Sampler, anonymous_bytes, child, drop, fresh
 
-WAYS = ("1 worker", "as chosen", "2 threads", "2 processes")
+CORES = os.cpu_count() or 1
+COUNTS = [2 << step for step in range(8) if 2 << step <= max(CORES, 2)]
+WAYS = ("1 worker", "as chosen", *(f"{count} {kind}" for kind in ("threads", "processes") for count in COUNTS))
 CACHES = ("warm", "cold")
 BATCH = 1000
 SEGMENT_BYTES = 64 << 20
@@ -139,13 +141,27 @@ def recover(directory: str, rows: int, way: str, *, sample: bool) -> None:
     os._exit(0)  # a close would take a checkpoint, which nobody measures
 
 
+def way_of(text: str) -> str:
+    """Returns what is measured, as the command line names it. Raises `ValueError` for anything else."""
+    number, _, kind = text.partition(" ")
+    if text in WAYS or (kind in ("threads", "processes") and 1 <= int(number) <= 64):
+        return text
+    raise ValueError(text)
+
+
+def workers_of(way: str) -> int:
+    """Returns how many workers a way has, those of "as chosen" at most."""
+    return CORES if way == "as chosen" else int(way.partition(" ")[0])
+
+
 def _pool_of(way: str) -> Executor | None:
-    if way == "2 threads":
-        return ThreadPoolExecutor(2)
-    if way != "2 processes":
+    workers = workers_of(way)
+    if way.endswith("threads"):
+        return ThreadPoolExecutor(workers)
+    if not way.endswith("processes"):
         return None
-    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    for started in [pool.submit(_import_mmwal, 0.2) for _ in range(2)]:
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    for started in [pool.submit(_import_mmwal, 0.2) for _ in range(workers)]:
         started.result()
     return pool
 
@@ -213,7 +229,7 @@ def measure(helper: Any, mib: int, dimension: int, options: argparse.Namespace) 
                 for cache in options.cache:
                     fresh(left, copy, cold=cache == "cold")
                     found = child(__file__, "recover", copy, rows, way)
-                    threads = {"1 worker": 1, "as chosen": os.cpu_count() or 1}.get(way, 2)
+                    threads = workers_of(way)
                     if cache == "cold":
                         drop(left)
                     limit_read_s, limit_s = limit(
@@ -253,9 +269,9 @@ def show(case: dict[str, Any]) -> None:
         rate = case["log_bytes"] / statistics.median(way["recovery_s"]) / 1e6
         print(" ".join(cells), f"{rate:7,.0f}  {statistics.median(way['open_s']):.3f}")
     for way in case["ways"]:
-        if way["way"] == "2 processes":
+        if way["way"].endswith("processes"):
             start_s = statistics.median(way["pool_start_s"])
-            print(f"the start of its pool of processes, {way['cache']}, counted in none of these: {start_s:.2f} s")
+            print(f"the start of {way['way']}, {way['cache']}, counted in none of these: {start_s:.2f} s")
 
 
 def main() -> int:
@@ -270,7 +286,7 @@ def main() -> int:
         "--mib", type=int, action="append", help="of log; default: 100 and 1024, and 2048 of 768 values"
     )
     parser.add_argument("--dimension", type=int, action="append", help="default: 128 and 768")
-    parser.add_argument("--way", choices=WAYS, action="append")
+    parser.add_argument("--way", type=way_of, action="append", metavar="WAY", help=f"default: {', '.join(WAYS)}")
     parser.add_argument("--cache", choices=CACHES, action="append")
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--repetitions", type=int, default=3)

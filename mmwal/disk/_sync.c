@@ -55,7 +55,7 @@ enum {
 };
 #define STATE_POISONED 1
 #ifndef UNMAP_PAGES_LEAST
-#define UNMAP_PAGES_LEAST 16
+#define UNMAP_PAGES_LEAST 4
 #endif
 
 /* ---- the segment, as mmwal/format/segment.py lays it out */
