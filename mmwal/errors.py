@@ -294,6 +294,9 @@ class CheckpointFailedError(UnavailableError):
     """A checkpoint failed on disk; no further one is tried by this process. The log still holds everything."""
 
 
+LEAVE_OUT = "restore the file from a backup, or leave out what is damaged with 'mmwal recover --skip-corrupted'"
+
+
 class OpenError(WalError):
     """The directory cannot be opened; nothing in it was changed.
 
@@ -369,13 +372,18 @@ class TornTailError(OpenError):
 
 
 class DamageError(OpenError):
-    """What is on disk contradicts what was recorded. Carries ``path`` and, where known, ``offset`` and ``lsn``."""
+    """What is on disk contradicts what was recorded. Carries ``path`` and, where known, ``offset``, ``lsn`` and, of a
+    header, ``field``: its name in docs/format.md."""
 
-    def __init__(self, path: str, problem: str, *, offset: int | None = None, lsn: int | None = None) -> None:
+    def __init__(
+        self, path: str, problem: str, *, offset: int | None = None, lsn: int | None = None, field: str | None = None
+    ) -> None:
         self.path = path
         self.offset = offset
         self.lsn = lsn
-        place = "".join(f", {name} {value}" for name, value in (("offset", offset), ("LSN", lsn)) if value is not None)
+        self.field = field
+        facts = (("offset", offset), ("LSN", lsn), ("field", field))
+        place = "".join(f", {name} {value}" for name, value in facts if value is not None)
         super().__init__(f"{path}{place}: {problem}")
 
     def __reduce__(self) -> Any:
@@ -392,7 +400,8 @@ class WalCorruptionError(DamageError):
 
 
 class HeaderCorruptionError(DamageError):
-    """Both copies of a header or control slot are damaged."""
+    """Both copies of a header or control slot are damaged, or one says what is impossible; ``field`` names the first
+    field that is wrong, "magic" or "crc"."""
 
 
 class SegmentMissingError(DamageError):

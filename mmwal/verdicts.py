@@ -653,7 +653,8 @@ SEAL = Place(
 OLDEST = Place(
     "oldest",
     "The segment in which the log begins. `recorded`: whether control file or checkpoint prove that something behind "
-    "the first position of all was durable. `mark`: whether the log was closed cleanly with segments there.",
+    "the first position of all was durable, or that there was a writer who did not close the log: none writes before "
+    "that segment is there. `mark`: whether the log was closed cleanly with segments there.",
     {
         "segment": ("found", "missing"),
         "recorded": ("yes", "no"),
@@ -671,7 +672,7 @@ OLDEST = Place(
             label="oldest-none",
             when=({"segment": "missing", "recorded": "no", "mark": "no"},),
             found="no such segment, and nothing says that there was one",
-            means="nothing was ever durable",
+            means="nobody ever wrote",
             done="the log is empty",
         ),
         Verdict(
@@ -680,7 +681,7 @@ OLDEST = Place(
                 {"segment": "missing", "recorded": "yes"},
                 {"segment": "missing", "recorded": "no", "mark": "yes"},
             ),
-            found="no such segment, and it held durable entries",
+            found="no such segment, and there was one",
             means="deleted by somebody: a gap at the beginning",
             done="refused",
             error=SegmentMissingError,

@@ -443,6 +443,7 @@ MUTANTS = [
             "        self.write(**changes)\n",
         ),
         "store-py",
+        seed=6,
     ),
     Mutant(
         "torn_slot_believed",
@@ -1023,6 +1024,33 @@ MUTANTS = [
         ("check.end",),
         "a whole log: after a second crash it seems to miss a segment, and is refused",
         _one("recovery/tail.py", "    if _is_full(result):\n        return True\n", ""),
+    ),
+    Mutant(
+        "empty_first_segment_cut_off",
+        ("check.end",),
+        "a whole log: after a second crash its first segment seems to be missing, and it is refused",
+        _one("recovery/tail.py", "control.incarnation > 0 and any(", "control.oldest_lsn > size and any("),
+    ),
+    Mutant(
+        "first_segment_behind_the_mark_of_a_writer",
+        ("log.clean_mark_cleared",),
+        "a new log whose first writer died early: its first segment seems to be missing, and it is refused",
+        (
+            Edit("log/log.py", "        segment = self._first_segment(tail)\n        # 2.", "        # 2."),
+            Edit(
+                "log/log.py",
+                "            durable_lsn=tail.end_lsn,\n        )\n",
+                "            durable_lsn=tail.end_lsn,\n        )\n        segment = self._first_segment(tail)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "writer_without_segments_believed",
+        ("check.oldest",),
+        "a whole log whose segments somebody deleted before anything noted how far it came",
+        _one("recovery/tail.py", "segment_bytes) or written\n", "segment_bytes)\n"),
+        "tests/recovery/test_failures_seen_elsewhere.py"
+        "::test_all_segments_of_a_first_run_deleted_by_hand_are_found_at_open",
     ),
     Mutant(
         "missing_first_segment_accepted",

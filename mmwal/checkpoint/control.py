@@ -164,22 +164,19 @@ def open_control(disk: Disk, data_dir: str) -> DataControl | None:
     return DataControl(disk, path, [Slot(index, fields) for index, fields in slots], reached)
 
 
-def _contradiction(fields: dict[str, Any]) -> str | None:
-    """Returns what is impossible in a slot."""
-    identity = DataIdentity(**{name: fields[name] for name in DataIdentity.__dataclass_fields__})
-    if (
-        fields["dtype"] not in DTYPES
-        or not fields["dimension"]
-        or not 1 <= fields["metric"] <= 3
-        or fields["row_bytes"] != identity.stride
-    ):
-        return (
-            f"dimension {fields['dimension']}, dtype {fields['dtype']}, metric {fields['metric']} and rows of "
-            f"{fields['row_bytes']} bytes contradict each other"
-        )
+def _contradiction(fields: dict[str, Any]) -> tuple[str, str] | None:
+    """Returns a field of a slot that is impossible, and why."""
+    if fields["dtype"] not in DTYPES:
+        return "dtype", f"dtype {fields['dtype']} is unknown"
+    if not 1 <= fields["metric"] <= 3:
+        return "metric", f"metric {fields['metric']} is unknown"
+    stride = DataIdentity(**{name: fields[name] for name in DataIdentity.__dataclass_fields__}).stride
+    if not fields["dimension"] or fields["row_bytes"] != stride:
+        found = f"dimension {fields['dimension']}, dtype {fields['dtype']} and rows of {fields['row_bytes']} bytes"
+        return "row_bytes", f"{found} contradict each other"
     for name, limit in (("redo_lsn", LSN_MAX), ("sequence", SEQUENCE_MAX), ("image_number", SEQUENCE_MAX)):
         if fields[name] > limit:
-            return f"{name} {fields[name]} is impossible"
+            return name, f"{name} {fields[name]} is impossible"
     if fields["pinned_lsn"] > fields["redo_lsn"]:
-        return f"pinned_lsn {fields['pinned_lsn']} lies behind redo_lsn {fields['redo_lsn']}"
+        return "pinned_lsn", f"pinned_lsn {fields['pinned_lsn']} lies behind redo_lsn {fields['redo_lsn']}"
     return None

@@ -60,6 +60,11 @@ class Layout:
             return None
         return dict(zip(self.names, values, strict=True))
 
+    def broken_field(self, buffer: Any, offset: int = 0) -> str:
+        """Returns what is wrong with a record that `unpack` refuses: "magic", or the field that seals it."""
+        magic = self.magic or b""
+        return self.names[-1] if bytes(buffer[offset : offset + len(magic)]) == magic else "magic"
+
     def offset_of(self, name: str) -> int:
         """Returns the byte offset of a field."""
         before = self.fields[: self.names.index(name)]

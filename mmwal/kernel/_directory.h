@@ -23,6 +23,8 @@ typedef struct {
 /* What is shorter is done sooner than the GIL is had back. */
 #define ROWS_WITH_GIL 1024
 
+#define IDS_AHEAD 16 /* in a block: their slots are on the way from memory */
+
 /* Without the GIL where there is much to do. */
 #define WITHOUT_GIL(much, step)                                                                                        \
     do {                                                                                                               \
@@ -254,10 +256,14 @@ static PyObject *directory_put_block(PyObject *object, PyObject *args)
             PyErr_Format(PyExc_ValueError, "%zd places for %zd rows", before.shape[0], rows.shape[0]);
         else if (is_sound(mm_check_ids(ids.buf, (uint64_t)ids.len, count)) &&
                  is_sound(mm_check_metadata(meta.buf, (uint64_t)meta.len, count))) {
-            mm_walk names = mm_walk_block(ids.buf, (uint64_t)ids.len, count);
+            mm_walk names = mm_walk_block(ids.buf, (uint64_t)ids.len, count), ahead = names;
             mm_walk said = mm_walk_block(meta.buf, (uint64_t)meta.len, count);
             done = true;
-            for (uint64_t i = 0; done && i < count; i++) {
+            for (uint64_t i = 0, expected = 0; done && i < count; i++) {
+                for (; expected < count && expected < i + IDS_AHEAD; expected++) {
+                    const mm_id next = mm_next_id(&ahead);
+                    mm_expect_id(self, &next);
+                }
                 const mm_id id = mm_next_id(&names);
                 uint32_t size = 0;
                 const uint8_t *bytes = mm_next_metadata(&said, &size);

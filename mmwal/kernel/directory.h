@@ -204,6 +204,15 @@ static void mm_empty_slot(mm_shard *shard, uint64_t hole)
     shard->used--;
 }
 
+/* Has the memory read where an id stands, or would: what is asked for a few ids ahead is there when it is needed. */
+static inline void mm_expect_id(const mm_directory *self, const mm_id *id)
+{
+    const uint64_t hash = mm_hash(self, id);
+    const mm_shard *shard = &self->shards[hash >> 56];
+    if (shard->slots != NULL)
+        __builtin_prefetch(&shard->slots[hash & shard->mask], 1);
+}
+
 /* ---- what callers do; rows are below MM_ROWS_MAX */
 
 /* The row of an id, or MM_NO_ROW. */

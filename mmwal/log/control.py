@@ -140,29 +140,30 @@ def open_control(disk: Disk, wal_dir: str) -> LogControl | None:
     return LogControl(disk, path, slot, fields, reached)
 
 
-def _contradiction(fields: dict[str, Any]) -> str | None:
-    """Returns what is impossible in a slot."""
-    if fields["dtype"] not in DTYPES or not 1 <= fields["metric"] <= METRIC_MAX:
-        return "its dtype or metric is unknown"
+def _contradiction(fields: dict[str, Any]) -> tuple[str, str] | None:
+    """Returns a field of a slot that is impossible, and why."""
+    if fields["dtype"] not in DTYPES:
+        return "dtype", f"dtype {fields['dtype']} is unknown"
+    if not 1 <= fields["metric"] <= METRIC_MAX:
+        return "metric", f"metric {fields['metric']} is unknown"
     size = fields["segment_bytes"]
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX or size % PAGE_BYTES:
-        return f"segment size {size} is impossible"
-    for name, limit in (("dimension", DIMENSION_MAX), ("incarnation", INCARNATION_MAX), ("sequence", SEQUENCE_MAX)):
+        return "segment_bytes", f"segment size {size} is impossible"
+    limits = {"dimension": DIMENSION_MAX, "incarnation": INCARNATION_MAX, "sequence": SEQUENCE_MAX}
+    for name, limit in (*limits.items(), ("clean", 1), ("owned", 1)):
         if fields[name] > limit:
-            return f"{name} {fields[name]} is impossible"
-    if fields["clean"] > 1 or fields["owned"] > 1:
-        return f"marks {fields['clean']} and {fields['owned']} are impossible"
+            return name, f"{name} {fields[name]} is impossible"
     return _impossible_position(fields, size)
 
 
-def _impossible_position(fields: dict[str, Any], size: int) -> str | None:
+def _impossible_position(fields: dict[str, Any], size: int) -> tuple[str, str] | None:
     for name in ("durable_lsn", "end_lsn") if fields["clean"] else ("durable_lsn",):
         lsn = fields[name]
         if not is_position(lsn, size):
-            return f"{name} {lsn} is no place where an entry ends"
+            return name, f"{name} {lsn} is no place where an entry ends"
         for least in ("oldest_lsn", "released_lsn"):
             if fields[least] > _next_start(lsn, size):
-                return f"{name} {lsn} lies below {least} {fields[least]}"
+                return name, f"{name} {lsn} lies below {least} {fields[least]}"
     return None
 
 

@@ -20,7 +20,7 @@ CONTROL_NAME = "control"
 TEMPORARY_NAME = "control.tmp"
 NOT_A_FILE = frozenset((errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO))  # how opening no regular file fails
 
-Contradiction = Callable[[dict[str, Any]], str | None]
+Contradiction = Callable[[dict[str, Any]], tuple[str, str] | None]  # the field, and what is impossible about it
 _VERSION_AT = slice(8, 10)  # behind the magic, in every version
 
 
@@ -81,7 +81,7 @@ def judge_slots(
     agree = len({tuple(fields[name] for name in shared) for _, fields in sound}) <= 1
     verdict = SLOTS.verdict(first=states[0], second=states[1], agree="yes" if agree else "no")
     if verdict.error is not None:
-        raise verdict.mark(_refusal(verdict.label, layout, path, content, slots, contradiction))
+        raise verdict.mark(_refusal(verdict.label, layout, path, content, slots, contradiction, shared))
     return sorted(sound, key=lambda slot: -int(slot[1]["sequence"])), [Reached(verdict, path)]
 
 
@@ -108,6 +108,7 @@ def _refusal(
     content: bytes,
     slots: list[dict[str, Any] | None],
     contradiction: Contradiction,
+    shared: tuple[str, ...],
 ) -> OpenError:
     """Returns the error that a verdict on two slots asks for."""
     whole = [fields for fields in slots if fields is not None]
@@ -121,13 +122,15 @@ def _refusal(
         case "slots-alien":
             return ForeignDirectoryError(path, f"is not mmwal's {layout.title.lower()}; choose another directory")
         case "slots-impossible":
-            reason = next(reason for fields in whole if (reason := contradiction(fields)))
-            return HeaderCorruptionError(path, f"{reason}; restore the file from a backup")
+            named, reason = next(wrong for fields in whole if (wrong := contradiction(fields)))
+            return HeaderCorruptionError(path, f"{reason}; restore the file from a backup", field=named)
         case "slots-contradict":
+            field = next(name for name in whole[0] if name in shared and whole[0][name] != whole[1][name])
             problem = "its two slots are of two stores; restore the file from a backup of this directory"
         case _:
+            field = layout.broken_field(content, SLOT_OFFSETS[0])
             problem = "both slots of the control file are damaged; restore it from a backup of this directory"
-    return HeaderCorruptionError(path, problem)
+    return HeaderCorruptionError(path, problem, field=field)
 
 
 def store_slot(disk: Disk, path: str, index: int, slot: bytes) -> None:

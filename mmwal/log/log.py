@@ -132,7 +132,10 @@ class Log:
         self.append_waits = 0
         self.has_owner = owned
 
-        # 1. The mark of a clean close goes, durably, before anything is appended.
+        # 1. The first segment: the one that recovery left open, or a new one behind the cut.
+        segment = self._first_segment(tail)
+        # 2. The mark of a clean close goes, durably, before anything is appended. Behind the segment: a log that has
+        #    had a writer without that mark has a first segment, or somebody took it.
         self.control.write_both(
             clean=0,
             end_lsn=0,
@@ -140,8 +143,6 @@ class Log:
             incarnation=self.control.incarnation + 1,
             durable_lsn=tail.end_lsn,
         )
-        # 2. The first segment: the one that recovery left open, or a new one behind the cut.
-        segment = self._first_segment(tail)
         # 3. The cursor over it, and the gate that syncs what it publishes.
         self._block = memoryview(bytearray(BLOCK_BYTES))
         self._words = self._block.cast("Q")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
 from mmwal.entry import Commit, CustomEntry, OperationName, WalEntry, utc
-from mmwal.errors import LsnUnavailableError, SegmentMissingError, WalCorruptionError
+from mmwal.errors import LEAVE_OUT, LsnUnavailableError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import (
     ALIGNMENT,
     CHECKPOINT,
@@ -136,7 +136,7 @@ def checked_extent(info: SegmentInfo, view: memoryview, frames: Frames, stop: in
         raise ENTRY.verdict(checksum="damaged").mark(
             WalCorruptionError(
                 info.path,
-                f"a damaged entry before the end of the log at LSN {end_lsn}; restore the file from a backup",
+                f"a damaged entry before the end of the log at LSN {end_lsn}; {LEAVE_OUT}",
                 offset=stop - info.base_lsn,
                 lsn=stop,
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmwal.disk.interface import Disk, File, Mapping
-from mmwal.errors import ForeignDirectoryError, FormatVersionError, HeaderCorruptionError, OpenError
+from mmwal.errors import LEAVE_OUT, ForeignDirectoryError, FormatVersionError, HeaderCorruptionError, OpenError
 from mmwal.format.frame import ALIGNMENT, ROW_KINDS, Kind
 from mmwal.format.segment import (
     CHECKSUM_CRC32,
@@ -287,7 +287,10 @@ def identify_file(disk: Disk, path: str) -> tuple[LogIdentity, int]:
             named = {name: header.get(name, 0) for name in LogIdentity.__dataclass_fields__}
             return LogIdentity(**named), header["number"]
     raise HeaderCorruptionError(
-        path, "no whole segment header; give a segment file of a log, or restore it from a backup", offset=0
+        path,
+        "no whole segment header; give a segment file of a log, or restore it from a backup",
+        offset=0,
+        field=SEGMENT_HEADER.broken_field(head),
     )
 
 
@@ -424,19 +427,28 @@ def _refusal(
             )
         case "header-short":
             return HeaderCorruptionError(
-                path, f"the file is shorter than the {size:,} bytes that its header says; restore it from a backup"
+                path,
+                f"the file is shorter than the {size:,} bytes that its header says; {LEAVE_OUT}",
+                field="segment_bytes",
             )
         case "header-misplaced":
             other = next(fields for fields in copies if fields and _copy_state(fields, identity, number) == "misplaced")
+            expected = {"number": number, "segment_bytes": size, "base_lsn": number * size}
+            field = next(name for name, value in expected.items() if other[name] != value)
             problem = (
                 f"its header says segment {other['number']} of {other['segment_bytes']:,} bytes from LSN "
                 f"{other['base_lsn']}, its name and the log say segment {number} of {size:,} from {number * size}"
             )
         case "header-contradicts":
+            first, second = copies
+            assert first is not None
+            assert second is not None
+            field = next(name for name in first if first[name] != second[name])
             problem = "the two copies of the segment header contradict each other"
         case _:
+            field = SEGMENT_HEADER.broken_field(head)
             problem = "both copies of the segment header are damaged"
-    return HeaderCorruptionError(path, f"{problem}; restore the file from a backup", offset=0)
+    return HeaderCorruptionError(path, f"{problem}; {LEAVE_OUT}", offset=0, field=field)
 
 
 def _is_footer_of(footer: dict[str, Any], number: int, salt: int, size: int) -> bool:

@@ -30,7 +30,7 @@ from mmwal.checkpoint.verify import damaged_rows
 from mmwal.config import WalConfig
 from mmwal.disk.interface import Disk, Lock
 from mmwal.entry import Id
-from mmwal.errors import ConsistencyError, DamageError, OpenError, StoreMissingError, WalCorruptionError
+from mmwal.errors import LEAVE_OUT, ConsistencyError, DamageError, OpenError, StoreMissingError, WalCorruptionError
 from mmwal.kernel.interface import FROM_EXTENT
 from mmwal.log.control import LogControl, LogIdentity, open_control
 from mmwal.log.control_file import CONTROL_NAME
@@ -136,7 +136,7 @@ def read_segment(disk: Disk, kernel: Kernel, path: str) -> LogReading:
         if len(beyond) and int(beyond["durable_lsn"].max()) > end_lsn:
             raise WalCorruptionError(
                 path,
-                "a damaged entry, and a later one proves that it was durable; restore the file from a backup",
+                f"a damaged entry, and a later one proves that it was durable; {LEAVE_OUT}",
                 offset=end_lsn - info.base_lsn,
                 lsn=end_lsn,
             )

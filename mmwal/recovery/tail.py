@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmwal.disk.interface import Disk, Lock
-from mmwal.errors import ForeignDirectoryError, SegmentMissingError, WalCorruptionError
+from mmwal.errors import LEAVE_OUT, ForeignDirectoryError, SegmentMissingError, WalCorruptionError
 from mmwal.format.frame import ALIGNMENT, LENGTH_MASK
 from mmwal.format.segment import FOOTER_BYTES, LINK_OFFSET, data_start
 from mmwal.kernel.interface import SCAN_NO_FRAME
@@ -234,7 +234,8 @@ def _headers(disk: Disk, wal_dir: str, result: Survey, numbers: list[int], floor
 
 
 def _find_oldest(wal_dir: str, result: Survey, numbers: list[int], found: dict[int, SegmentInfo], floor: int) -> None:
-    recorded = result.durable_lsn > data_start(0, result.control.identity.segment_bytes)
+    written = result.control.incarnation > 0 and not result.clean  # it had a first segment before that was recorded
+    recorded = result.durable_lsn > data_start(0, result.control.identity.segment_bytes) or written
     verdict = OLDEST.verdict(
         segment="found" if floor in found else "missing",
         recorded=_yes(recorded),
@@ -344,16 +345,14 @@ def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, Seg
 
 
 def _must_stay(result: Survey, number: int) -> bool:
-    """Whether a segment belongs to the log even if it is empty: the one before is full, or the control file names it,
-    as the first one of a log that was trimmed, or by the mark of a clean close. Were it gone after the next crash, the
-    log would seem damaged."""
+    """Whether a segment belongs to the log even if it is empty: the one before is full, or it is the first one of a log
+    that had a writer, or the one that the mark of a clean close names. Were it gone after the next crash, the log would
+    seem damaged."""
     if _is_full(result):
         return True
     size, control = result.control.identity.segment_bytes, result.control
-    trimmed = control.oldest_lsn > data_start(0, size)
-    return (trimmed and number == (control.oldest_lsn - 1) // size) or (
-        control.clean_end_lsn is not None and number == (control.clean_end_lsn - 1) // size
-    )
+    named = [control.oldest_lsn] if control.clean_end_lsn is None else [control.oldest_lsn, control.clean_end_lsn]
+    return control.incarnation > 0 and any(number == (lsn - 1) // size for lsn in named)
 
 
 def _is_full(result: Survey) -> bool:
@@ -425,7 +424,7 @@ def _look_ahead(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int) -
     except ValueError as error:
         raise WalCorruptionError(
             info.path,
-            f"what lies behind the last whole entry was not written by mmwal ({error}); restore the file from a backup",
+            f"what lies behind the last whole entry was not written by mmwal ({error}); {LEAVE_OUT}",
             offset=start_lsn - info.base_lsn,
             lsn=start_lsn,
         ) from error
@@ -473,7 +472,7 @@ def _missing(wal_dir: str, number: int, lsn: int) -> SegmentMissingError:
 def _corrupt(info: SegmentInfo, lsn: int, proof: str) -> WalCorruptionError:
     return WalCorruptionError(
         info.path,
-        f"a damaged entry that was durable ({proof}); restore the file from a backup",
+        f"a damaged entry that was durable ({proof}); {LEAVE_OUT}",
         offset=lsn - info.base_lsn,
         lsn=lsn,
     )

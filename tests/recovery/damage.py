@@ -27,7 +27,7 @@ from mmwal.format.segment import (
     SEGMENT_HEADER,
 )
 from mmwal.log.control import create_control, open_control
-from mmwal.log.segment import segment_name
+from mmwal.log.segment import NO_PREDECESSOR, prepare_segment, segment_name
 from mmwal.manager import WalManager
 from mmwal.recovery.tail import Survey, survey
 from mmwal.testing.simulator import SimulatedDisk
@@ -65,6 +65,14 @@ class Log:
                 create_control(self.disk, WAL, new_identity(self.disk, DIMENSION))  # smaller than a config may ask for
             chosen = {"segment_size": None, "max_wal_size": 64 * SIZE, "runway_segments": 4, **fields}
             return WalManager(config(WAL, self.kernel, **chosen), disk=self.disk)
+
+    def begun(self) -> Log:
+        """Is opened for the first time, by a writer that dies before the control file knows of it."""
+        self.disk.make_directory(WAL)
+        control = create_control(self.disk, WAL, new_identity(self.disk, DIMENSION))
+        prepare_segment(self.disk, WAL, control.identity, 0, spare=None, previous=NO_PREDECESSOR)
+        self.disk = self.disk.kill()
+        return self
 
     def killed(self, *bursts: int) -> Log:
         """Logs bursts of entries with a sync after each but the last, and dies."""

@@ -138,7 +138,7 @@ def test_overlapping_segments_are_a_typed_error() -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "closed"])
-@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)], ids=str)
 def test_segment_deleted_by_hand_is_found_at_open_as_a_gap(gone: tuple[int, ...], how: str) -> None:
     """Never a shorter log, and never a hole: the error names the first file that is not there."""
     log = three() if how == "killed" else new().closed(PER_SEGMENT * 2 + 10)
@@ -151,6 +151,18 @@ def test_segment_deleted_by_hand_is_found_at_open_as_a_gap(gone: tuple[int, ...]
     assert caught.value.verdict in ("oldest-missing", "mark-gap", "end-missing")
     assert caught.value.lsn is not None and caught.value.lsn // SIZE == gone[0]
     assert log.disk.digest() == before
+
+
+@pytest.mark.parametrize("bursts", [(0,), (5,), (5, 0)], ids=["nothing_logged", "nothing_synced", "synced"])
+def test_all_segments_of_a_first_run_deleted_by_hand_are_found_at_open(bursts: tuple[int, ...]) -> None:
+    """Nothing on record says how far such a log came: no idle mark, no clean close. That it had a writer is enough."""
+    log = new().killed(*bursts)
+    for number in range(5):  # the runway, too
+        if log.disk.exists(log.path(number)):
+            log.unlink(log.path(number))
+    with pytest.raises(SegmentMissingError) as caught:
+        log.open()
+    assert (caught.value.verdict, caught.value.path) == ("oldest-missing", log.path(0))
 
 
 def test_segment_of_a_store_deleted_by_hand_is_found_at_open_as_a_gap() -> None:

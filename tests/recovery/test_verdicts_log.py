@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mmwal import kernel as kernels
-from mmwal.errors import DamageError, OpenError, WalCorruptionError
+from mmwal.errors import DamageError, HeaderCorruptionError, OpenError, WalCorruptionError
 from mmwal.format.control import LOG_CONTROL
 from mmwal.format.segment import DATA_OFFSET, FOOTER, FOOTER_BYTES, LINK, LINK_OFFSET, SEGMENT_HEADER
 from mmwal.log.segment import inspect_segment, spare_name
@@ -80,6 +80,10 @@ def check_refused(log: Log, error: OpenError, facts: Facts) -> None:
         assert (type(caught.value), str(caught.value)) == (type(error), str(error)), facts
         assert caught.value.verdict == error.verdict is not None, facts
         assert WAL in str(error), facts
+        if isinstance(error, HeaderCorruptionError):
+            layout = LOG_CONTROL if error.path == f"{WAL}/control" else SEGMENT_HEADER
+            assert error.field in ("magic", *layout.names), facts
+            assert f"field {error.field}" in str(error), facts
         if isinstance(error, DamageError) and error.offset and error.lsn:
             assert (error.offset - error.lsn) % SIZE == 0 or error.offset == LINK_OFFSET, facts
         log.disk = log.disk.kill()
@@ -303,7 +307,7 @@ def check_seal_that_hides_damage(log: Log, facts: Facts) -> str:
 def oldest(recorded: str, mark: str) -> Log:
     if mark == "yes":
         return new().closed(5) if recorded == "yes" else new().closed(0)
-    return new().closed(5).killed(3, 1) if recorded == "yes" else new().killed(5)
+    return new().killed(5) if recorded == "yes" else new().begun()
 
 
 def test_every_beginning_has_one_verdict() -> None:

@@ -177,7 +177,10 @@ def put_directory(base: Left, facts: Facts) -> Left:
     if facts["log"] == "missing":
         case.unlink(f"{WAL}/control")
     else:
-        case.edit(f"{WAL}/control", LOG_CONTROL, owned=int(facts["log"] == "owned"))
+        changes = {"owned": int(facts["log"] == "owned")}
+        if (facts["segments"], facts["begins"]) == ("none", "start"):  # its first writer died before it had any
+            changes["incarnation"] = 0
+        case.edit(f"{WAL}/control", LOG_CONTROL, **changes)
     return case
 
 

@@ -444,11 +444,11 @@ UNGUARDED = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A killed store whose log holds more than 64 MB behind its checkpoint."""
+    """A killed store whose log holds more than 64 MB, nothing of it checkpointed."""
     path = tmp_path_factory.mktemp("large") / "store"
     program = (
         "import sys, os, numpy as np, mmwal\n"
-        "store = mmwal.open(sys.argv[1], dimension=256, segment_size=8 << 20)\n"
+        "store = mmwal.open(sys.argv[1], dimension=256, segment_size=8 << 20, checkpoint_interval=None)\n"
         "for start in range(0, 70_000, 1000):\n"
         "    store.insert_many(range(start, start + 1000), np.full((1000, 256), start, np.float32))\n"
         "os.kill(os.getpid(), 9)\n"
