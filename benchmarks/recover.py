@@ -187,6 +187,7 @@ def limit(
     with target.open("w+b") as file, ThreadPoolExecutor(threads) as pool:
         os.posix_fallocate(file.fileno(), 0, max(rows * stride, mmap.PAGESIZE))
         with mmap.mmap(file.fileno(), max(rows * stride, mmap.PAGESIZE)) as mapping:
+            mapping.madvise(mmap.MADV_RANDOM)  # as the matrix is, so that a later sync of one row stays small
             started = time.perf_counter()
             list(pool.map(lambda part: [_checksum(helper, path, log_bytes) for path in part], parts))
             read_s = time.perf_counter() - started

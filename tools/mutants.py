@@ -1782,9 +1782,9 @@ MUTANTS = [
     ),
     Mutant(
         "recovered_rows_trust_clean_pages",
-        ("recover.rewrite",),
+        ("recover.stored",),
         "vectors that an earlier process could not sync",
-        _one("recovery/recover.py", "        matrix.rewrite(rows)\n", ""),
+        _one("recovery/recover.py", "        matrix.stored(rows)\n", ""),
         "store-py",
         seed=6,
     ),

@@ -39,6 +39,7 @@ DISK_CALLS = frozenset(
         "sync",
         "populate",
         "rewrite",
+        "stored",
         "release",
     ]
 )
@@ -633,10 +634,10 @@ STEPS = (
     ),
     Step("recover.copy", ("recovery/recover.py copy_winners: matrix.array[rows[kept]] =",)),
     Step(
-        "recover.rewrite",
+        "recover.stored",
         (
-            "recovery/recover.py copy_winners: matrix.rewrite(rows)",
-            "state/matrix.py Matrix.rewrite: self._mapping.rewrite(start, length)",
+            "recovery/recover.py copy_winners: matrix.stored(rows)",
+            "state/matrix.py Matrix.stored: self._mapping.stored(start, length)",
         ),
     ),
     # -- the matrix

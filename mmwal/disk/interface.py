@@ -36,6 +36,10 @@ class Mapping(Protocol):
         """Stores the range's bytes over themselves, so that pages clean in memory but not on disk are written by the
         next sync."""
 
+    def stored(self, offset: int, length: int) -> None:
+        """Says that the range was stored to since it was populated, even if with the bytes that it held. An operating
+        system notices; a disk that compares bytes must be told."""
+
 
 class File(Protocol):
     """An open file."""

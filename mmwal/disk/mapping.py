@@ -100,6 +100,10 @@ class PosixMapping:
             part = cells[start : min(start + _COPY_STEP_BYTES, offset + length)]
             np.copyto(part, part.copy())
 
+    def stored(self, offset: int, length: int) -> None:
+        """Does nothing: the first store to a clean page is a fault, whatever the bytes."""
+        self._check(offset, length)
+
     def _pages(self, offset: int, length: int) -> tuple[int, int]:
         """Returns address and length of the pages that hold a range."""
         self._check(offset, length)

@@ -318,7 +318,7 @@ def copy_winners(kernel: Kernel, workers: Workers, index: Index, decision: Decis
             chosen = origins == origin
             copies.append(Copy(index.extents[origin - FROM_EXTENT], places[chosen], rows[chosen]))
         workers.copy(kernel, copies, matrix)
-        matrix.rewrite(rows)
+        matrix.stored(rows)
     state.advance(max(index.end_lsn, state.applied_lsn))
 
 

@@ -51,7 +51,7 @@ class RowMatrix(Protocol):
 
     def ensure(self, rows: int) -> int: ...
     def prepare(self, rows: npt.NDArray[np.int64]) -> None: ...
-    def rewrite(self, rows: npt.NDArray[np.int64]) -> None: ...
+    def stored(self, rows: npt.NDArray[np.int64]) -> None: ...
     def sync(self) -> None: ...
     def close(self) -> None: ...
 
@@ -185,12 +185,12 @@ class Matrix(_Shape):
                 error.errno,
             ) from error
 
-    def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
-        """Stores rows over themselves: after an earlier process's failed sync they may be in memory only, and clean,
-        and a row that recovery fills with the same bytes again need not look changed to anybody."""
+    def stored(self, rows: npt.NDArray[np.int64]) -> None:
+        """Says that rows were stored to: after an earlier process's failed sync they may be in memory only, and clean,
+        and a row that recovery fills with the same bytes again does not look changed to a disk that compares."""
         for start, length in self._runs(rows):
             assert self._mapping is not None
-            self._mapping.rewrite(start, length)
+            self._mapping.stored(start, length)
 
     def _runs(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yields places and lengths of rows that stand side by side; nothing where nothing is mapped."""
@@ -294,7 +294,7 @@ class MemoryMatrix(_Shape):
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
         """Nothing to do: memory is there."""
 
-    def rewrite(self, rows: npt.NDArray[np.int64]) -> None:
+    def stored(self, rows: npt.NDArray[np.int64]) -> None:
         """Nothing to do: there is no disk that could differ."""
 
     def ensure(self, rows: int) -> int:

@@ -242,19 +242,20 @@ class MappingContract:
         assert file.size() == 8 * PAGE_BYTES
         assert file.read(8 * PAGE_BYTES - 4, 4) == b"\0end"
 
-    def test_sync_populate_and_rewrite_change_no_byte(self, disk: Disk, root: str) -> None:
+    def test_sync_populate_rewrite_and_stored_change_no_byte(self, disk: Disk, root: str) -> None:
         content = np.arange(5 * PAGE_BYTES, dtype=np.uint32).astype(np.uint8).tobytes()
         file = with_content(disk, f"{root}/file", content)
         mapping = file.map(len(content), writable=True)
         for offset, length in ((0, len(content)), (5000, 3), (PAGE_BYTES, PAGE_BYTES), (7, 0), (len(content), 0)):
             mapping.populate(offset, length)
             mapping.rewrite(offset, length)
+            mapping.stored(offset, length)
             mapping.sync(offset, length)
         assert bytes(mapping.view) == file.read(0, 1 << 20) == content
 
     def test_range_outside_of_the_mapping_is_refused(self, disk: Disk, root: str) -> None:
         mapping = with_content(disk, f"{root}/file", bytes(PAGE_BYTES)).map(PAGE_BYTES, writable=True)
-        for call in (mapping.sync, mapping.populate, mapping.rewrite):
+        for call in (mapping.sync, mapping.populate, mapping.rewrite, mapping.stored):
             for offset, length in ((0, PAGE_BYTES + 1), (PAGE_BYTES, 1), (-1, 1), (5, -1)):
                 with refused(OSError, f"{root}/file"):
                     call(offset, length)

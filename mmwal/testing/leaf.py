@@ -227,3 +227,5 @@ class LeafMapping(SimulatedMapping):
 
     def rewrite(self, offset: int, length: int) -> None:
         self._check(offset, length)
+
+    stored = rewrite

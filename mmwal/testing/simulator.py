@@ -542,6 +542,8 @@ class SimulatedMapping:
         self._inode.dirty(offset, length)
         self._disk.changes += 1
 
+    stored = rewrite
+
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > len(self._view):
             raise failure(errno.ENOMEM, self._path, "not mapped")

@@ -487,7 +487,7 @@ def test_interrupt_in_the_twins_sync_leaves_the_role_free(disk: PosixDisk, root:
             self._mapping = mapping
             self._interrupts = [KeyboardInterrupt()]
             self.view = mapping.view
-            self.populate, self.rewrite = mapping.populate, mapping.rewrite
+            self.populate, self.rewrite, self.stored = mapping.populate, mapping.rewrite, mapping.stored
 
         def sync(self, offset: int, length: int) -> None:
             if self._interrupts:
