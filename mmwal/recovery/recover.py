@@ -92,6 +92,7 @@ class Index:
     rolled_back: int = 0
     in_doubt: list[Undecided] = field(default_factory=list)
     pinned_lsn: int = 0  # where the frames begin
+    bytes_scanned: int = 0  # for the index alone, beyond what the survey has verified
     losses: list[str] | None = None  # what was left out of a damaged log; None: nothing may be
 
     def lose(self, error: DamageError) -> None:
@@ -99,11 +100,6 @@ class Index:
         if self.losses is None:
             raise error
         self.losses.append(str(error))
-
-    @property
-    def bytes_scanned(self) -> int:
-        """Bytes that were verified."""
-        return self.end_lsn - min(self.pinned_lsn or self.redo_lsn, self.redo_lsn) if self.extents else 0
 
     @property
     def cut_lsn(self) -> int | None:
@@ -226,17 +222,20 @@ def build_index(
 ) -> Index:
     """Verifies every frame from ``pinned_lsn`` to the end of the log and orders those that count behind ``redo_lsn``.
 
-    With ``verify=False`` checksums are left alone: `survey` has verified those of the unsealed run, by which alone a
-    torn frame is known. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
+    Those of the unsealed run `survey` has verified, since by that alone a torn frame is known; with ``verify=False`` the
+    others are left alone. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
     """
     check_reaches(judged.control, pinned_lsn)
+    known = {part.info.number for part in judged.run}
     ranges = [
         Range(info, max(pinned_lsn, info.first_lsn), judged.end_of(info))
         for info in judged.segments
-        if judged.end_of(info) > max(pinned_lsn, info.first_lsn)
+        if judged.end_of(info) > max(pinned_lsn, info.first_lsn) and info.number not in known
     ]
     extents = workers.scan(kernel, ranges, verify=verify)
-    index = Index(extents, redo_lsn, judged.end_lsn, pinned_lsn=pinned_lsn)
+    extents += [part.extent(pinned_lsn) for part in judged.run if part.end_lsn > pinned_lsn]
+    scanned_bytes = sum(part.end_lsn - part.start_lsn for part in ranges)
+    index = Index(extents, redo_lsn, judged.end_lsn, pinned_lsn=pinned_lsn, bytes_scanned=scanned_bytes)
     order(index)
     return index
 

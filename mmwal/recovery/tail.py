@@ -30,6 +30,7 @@ from mmwal.kernel.interface import SCAN_NO_FRAME
 from mmwal.log.control import LogControl
 from mmwal.log.control_file import CONTROL_NAME, TEMPORARY_NAME, open_to_read
 from mmwal.log.log import Tail
+from mmwal.log.reader import Extent, map_segment
 from mmwal.log.scan import Frames, find_frames, scan_frames
 from mmwal.log.segment import (
     NO_PREDECESSOR,
@@ -60,6 +61,12 @@ class RunSegment:
     info: SegmentInfo
     frames: Frames
     end_lsn: int
+    view: memoryview
+
+    def extent(self, start_lsn: int) -> Extent:
+        """Returns its frames, from a frame's position on."""
+        frames = self.frames[self.frames["start_lsn"] >= start_lsn]
+        return Extent(self.info.path, self.info.base_lsn, self.view, frames)
 
 
 @dataclass
@@ -280,7 +287,9 @@ def _follow_sealed(
             return None
         named = info.sealed_by_next(following) if info.footer is None and following is not None else info
         footer, following_says = "sound" if info.footer else "none", "names" if named is not info else "silent"
-        stop = _scan(disk, kernel, result, named, named.end_lsn)[1] if named is not info else named.end_lsn
+        stop = named.end_lsn
+        if named is not info:
+            stop = _scan(kernel, result, named, map_segment(disk, named), named.end_lsn)[1]
         frames = "whole" if stop == named.end_lsn else "broken"
         verdict = SEAL.verdict(footer=footer, next=following_says, frames=frames)
         if verdict.error is not None:
@@ -304,7 +313,7 @@ def _joins(disk: Disk, kernel: Kernel, result: Survey, previous: SegmentInfo, in
     before = "full" if previous.end_lsn == previous.data_end_lsn else "cut"
     frames = "silent"
     if (link, before) not in (("names", before), ("none", "full")):
-        scanned = _scan(disk, kernel, result, info, info.end_lsn)[0]
+        scanned = _scan(kernel, result, info, map_segment(disk, info), info.end_lsn)[0]
         frames = "record" if len(scanned) and int(scanned["durable_lsn"].max()) >= info.first_lsn else "silent"
     verdict = JOIN.verdict(link=link, before=before, frames=frames)
     if verdict.error is not None:
@@ -328,13 +337,14 @@ def _follow_run(disk: Disk, kernel: Kernel, result: Survey, found: dict[int, Seg
         if result.run and info.link and info.link["previous_end_lsn"] != result.end_lsn:
             result.note(JOIN.verdict(link="elsewhere", frames="silent"), info.path)
             return "full"
-        frames, stop, reason = _scan(disk, kernel, result, info, info.data_end_lsn)
+        view = map_segment(disk, info)
+        frames, stop, reason = _scan(kernel, result, info, view, info.data_end_lsn)
         broken = stop != info.data_end_lsn and reason != SCAN_NO_FRAME
         if broken:
             result.torn_tail_bytes += _torn_length(disk, info, stop)
         if not len(frames) and not _must_stay(result, number):
             return "broken" if broken else "full"  # nothing was ever published here: not yet part of the log
-        result.run.append(RunSegment(info, frames, stop))
+        result.run.append(RunSegment(info, frames, stop, view))
         result.end_lsn = stop
         if len(frames):
             result.durable_lsn = max(result.durable_lsn, int(frames["durable_lsn"].max()))
@@ -418,9 +428,8 @@ def _proven_by(info: SegmentInfo, last: SegmentInfo | None) -> int:
 
 
 def _look_ahead(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int) -> Frames:
-    mapped = _Mapped(disk, info)
     try:
-        return find_frames(kernel, mapped.view, info.base_lsn, info.salt, start_lsn, info.data_end_lsn)
+        return find_frames(kernel, map_segment(disk, info), info.base_lsn, info.salt, start_lsn, info.data_end_lsn)
     except ValueError as error:
         raise WalCorruptionError(
             info.path,
@@ -430,22 +439,12 @@ def _look_ahead(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int) -
         ) from error
 
 
-def _scan(disk: Disk, kernel: Kernel, result: Survey, info: SegmentInfo, end_lsn: int) -> tuple[Frames, int, int]:
-    mapped = _Mapped(disk, info)
-    frames, stop, reason = scan_frames(kernel, mapped.view, info.base_lsn, info.salt, info.first_lsn, end_lsn)
+def _scan(
+    kernel: Kernel, result: Survey, info: SegmentInfo, view: memoryview, end_lsn: int
+) -> tuple[Frames, int, int]:
+    frames, stop, reason = scan_frames(kernel, view, info.base_lsn, info.salt, info.first_lsn, end_lsn)
     result.bytes_scanned += stop - info.first_lsn
     return frames, stop, reason
-
-
-class _Mapped:
-    """A read-only view of a segment."""
-
-    def __init__(self, disk: Disk, info: SegmentInfo) -> None:
-        file = disk.open(info.path, writable=False)
-        try:
-            self.view = file.map(info.segment_bytes, writable=False).view
-        finally:
-            file.close()
 
 
 def _torn_length(disk: Disk, info: SegmentInfo, lsn: int) -> int:

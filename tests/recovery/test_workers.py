@@ -52,7 +52,7 @@ def killed(open_store: Any, root: Path, tmp_path: Path) -> tuple[Path, Any]:
     store.update_many(range(0, 500, 3), rows(range(0, 500, 3)), [{"many": n} for n in range(0, 500, 3)])
     store.update("id-7", None, {"only": "metadata"})
     store.delete_many(range(1, 500, 7))
-    store.insert_many([f"new-{n}" for n in range(1500)], rows(range(1500)))
+    store.insert_many([f"new-{n}" for n in range(3000)], rows(range(3000)))
     store.sync()
     seal_durable(store.wal._log)
     held = contents(store)
@@ -447,10 +447,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A killed store whose log holds more than 64 MB, nothing of it checkpointed."""
     path = tmp_path_factory.mktemp("large") / "store"
     program = (
-        "import sys, os, numpy as np, mmwal\n"
+        "import sys, os, time, numpy as np, mmwal\n"
         "store = mmwal.open(sys.argv[1], dimension=256, segment_size=8 << 20, checkpoint_interval=None)\n"
         "for start in range(0, 70_000, 1000):\n"
         "    store.insert_many(range(start, start + 1000), np.full((1000, 256), start, np.float32))\n"
+        "store.sync()\n"
+        "until = time.monotonic() + 60\n"
+        "while store.wal.get_metrics().rotations < 8 and time.monotonic() < until:\n"  # what is not sealed, one scans
+        "    time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(path)], check=False)
