@@ -222,8 +222,8 @@ def build_index(
 ) -> Index:
     """Verifies every frame from ``pinned_lsn`` to the end of the log and orders those that count behind ``redo_lsn``.
 
-    Those of the unsealed run `survey` has verified, since by that alone a torn frame is known; with ``verify=False`` the
-    others are left alone. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
+    `survey` has verified those of the unsealed run, since by that alone a torn frame is known. With ``verify=False``
+    the others are left alone. Raises `WalCorruptionError`, `ConsistencyError`. Changes nothing.
     """
     check_reaches(judged.control, pinned_lsn)
     known = {part.info.number for part in judged.run}

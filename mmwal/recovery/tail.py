@@ -439,9 +439,7 @@ def _look_ahead(disk: Disk, kernel: Kernel, info: SegmentInfo, start_lsn: int) -
         ) from error
 
 
-def _scan(
-    kernel: Kernel, result: Survey, info: SegmentInfo, view: memoryview, end_lsn: int
-) -> tuple[Frames, int, int]:
+def _scan(kernel: Kernel, result: Survey, info: SegmentInfo, view: memoryview, end_lsn: int) -> tuple[Frames, int, int]:
     frames, stop, reason = scan_frames(kernel, view, info.base_lsn, info.salt, info.first_lsn, end_lsn)
     result.bytes_scanned += stop - info.first_lsn
     return frames, stop, reason
