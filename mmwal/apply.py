@@ -25,7 +25,7 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
     its own.
 
     Raises:
-        TypeError: it is no entry of a log.
+        TypeError: it is no entry of a log, or that is no store.
         VectorError, MetadataError: as the store's own methods, such as for another dimension; nothing was changed.
 
     Example:
@@ -33,6 +33,8 @@ def apply_entry(store: VectorStore, entry: Any) -> int:
         >>> apply_entry(store, WalEntry.Insert("a", [1.0, 0.0])), apply_entry(store, WalEntry.Delete("b")), len(store)
         (1, 0, 1)
     """
+    if not isinstance(store, VectorStore):
+        raise TypeError(f"store is a {type(store).__name__}; pass a VectorStore")
     match entry:
         case WalEntry.Commit() | WalEntry.Prepare() | WalEntry.Rollback() | WalEntry.Checkpoint() | WalEntry.Custom():
             return 0

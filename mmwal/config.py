@@ -221,11 +221,7 @@ give milliseconds between syncs, 0 to sync every write
 
     def _check_persisted(self) -> None:
         _set_directories(self)
-        if self.dimension is not None:
-            advice = "give the number of values per vector, or None to leave it open"
-            _check_int("dimension", self.dimension, 1, DIMENSION_GREATEST, advice)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("metric", self.metric, METRICS)
+        check_vectors(self.dimension, self.dtype, self.metric)
         if self.segment_size is not None:
             advice = "give bytes in steps of 4096, or None for 64 MiB"
             _check_int("segment_size", self.segment_size, SEGMENT_SIZE_LEAST, SEGMENT_SIZE_GREATEST, advice)
@@ -475,6 +471,21 @@ def _path(name: str, value: object) -> str:
     if not path or "\0" in path:
         raise WalConfigError(name, value, "must be a path without NUL characters; name a directory")
     return path
+
+
+def check_vectors(dimension: object, dtype: object, metric: object) -> None:
+    """Raises `WalConfigError` for what vectors cannot be; None is left open."""
+    if dimension is not None:
+        advice = "give the number of values per vector, or None to leave it open"
+        _check_int("dimension", dimension, 1, DIMENSION_GREATEST, advice)
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("metric", metric, METRICS)
+
+
+def check_config(config: object) -> None:
+    """Raises `WalConfigError` for what is no configuration of a log."""
+    if not isinstance(config, WalConfig):
+        raise WalConfigError("config", config, "must be a WalConfig; pass WalConfig(wal_dir=...)")
 
 
 def _check_int(name: str, value: Any, least: int, greatest: int | None, advice: str) -> None:

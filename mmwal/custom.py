@@ -13,6 +13,7 @@ Not here: the frame (`format/frame.py`), logging and reading (`manager.py`, `log
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,10 +71,16 @@ class EntryTypes:
 
         Raises:
             ValueError: the name is empty, too long, or taken by another type; or ``encode`` or ``decode`` alone.
-            TypeError: `msgspec` cannot read such a type: pass ``encode`` and ``decode``.
+            TypeError: ``type`` is no class, or a codec or handler cannot be called, or is a coroutine, which nobody
+                would await; or `msgspec` cannot read such a type: pass ``encode`` and ``decode``.
         """
-        if str(name) != name or not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
-            raise ValueError(f"name={name!r}: must be a str of 1 to {NAME_BYTES_MAX} UTF-8 bytes")
+        _check_name(name)
+        if not inspect.isclass(type) or type is Any:
+            raise TypeError(f"entry type {name!r}: type={type!r} is no class; pass the class of the operations")
+        functions: dict[str, Any] = {"encode": encode, "decode": decode, "on_replay": on_replay}
+        for argument, given in functions.items():
+            if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+                raise TypeError(f"entry type {name!r}: {argument}={given!r} must be a plain function, or None")
         taken = self._by_name.get(name) or self._by_type.get(type)
         if taken is not None and (taken.name, _place(taken.type)) != (name, _place(type)):
             raise ValueError(
@@ -88,8 +95,8 @@ class EntryTypes:
         self._by_name[name] = self._by_type[type] = found
 
     def encode(self, operation: object) -> tuple[str, bytes]:
-        """Returns the name of an operation's type, and its bytes. Raises `TypeError` where it is not registered, and
-        what its codec raises."""
+        """Returns the name of an operation's type, and its bytes, which can be read back. Raises `TypeError` where it
+        is not registered, `ValueError` where they could not be, and what its codec raises."""
         found = self._by_type.get(type(operation))
         if found is None:
             raise TypeError(
@@ -101,7 +108,21 @@ class EntryTypes:
             raise TypeError(
                 f"the codec of entry type {found.name!r} made a {type(content).__name__}; it must make bytes"
             )
+        try:
+            found.decode(content)
+        except Exception as error:
+            raise ValueError(
+                f"entry type {found.name!r}: its codec cannot read back what it made of {operation!r}: {error}"
+            ) from error
         return found.name, content
+
+    def opaque(self, name: str, content: Any) -> tuple[str, bytes]:
+        """Returns the name and the bytes of an entry that was read without its type being known, to be logged as it
+        was. Raises `ValueError` or `TypeError` for what no log holds."""
+        _check_name(name)
+        if not isinstance(content, bytes):
+            raise TypeError(f"a custom entry {name!r} of no known type holds bytes, not a {type(content).__name__}")
+        return name, content
 
     def decode(self, name: str, content: bytes) -> tuple[Any, bool]:
         """Returns an operation and whether its type is known: if not, its bytes."""
@@ -119,6 +140,15 @@ class EntryTypes:
         found = self._by_name.get(entry.name)
         if entry.known and found is not None and found.on_replay is not None:
             found.on_replay(entry)
+
+
+def _check_name(name: object) -> None:
+    try:
+        known = isinstance(name, str) and str(name) == name and 1 <= len(name.encode()) <= NAME_BYTES_MAX
+    except UnicodeEncodeError:
+        known = False
+    if not known:
+        raise ValueError(f"name={name!r}: must be a str of 1 to {NAME_BYTES_MAX} UTF-8 bytes")
 
 
 def _place(type: type) -> tuple[str, str]:

@@ -13,6 +13,7 @@ otherwise.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,11 +37,19 @@ def utc(timestamp_ns: int) -> datetime:
 
 
 def nanoseconds(time: datetime) -> int:
-    """Returns an aware time in nanoseconds. Raises `ValueError` for one without a zone."""
+    """Returns an aware time in nanoseconds. Raises `TypeError`, or `ValueError` for one without a zone, or out of
+    reach of 64 bits: the years 1678 to 2261 are not."""
+    if not isinstance(time, datetime):
+        raise TypeError(
+            f"timestamp={time!r} is a {type(time).__name__}; pass an aware datetime, such as datetime.now(UTC)"
+        )
     if time.utcoffset() is None:
         raise ValueError(f"timestamp={time!r} has no time zone; pass an aware datetime, such as datetime.now(UTC)")
     since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+    found = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+    if not -(1 << 63) < found < 1 << 63:
+        raise ValueError(f"timestamp={time!r} is out of range; pass one of the years 1678 to 2261")
+    return found
 
 
 # ---- entries
@@ -627,6 +636,25 @@ def _fields(report: RecoveryStats | WalMetrics | VerifyReport) -> list[tuple[str
 
 
 # ---- what a caller passes as vectors
+
+
+def plain_lsn(name: str, lsn: object) -> int:
+    """Returns an LSN that a caller passed. Raises `TypeError` or `ValueError`, which name the argument."""
+    if isinstance(lsn, bool) or not isinstance(lsn, int | np.integer):
+        raise TypeError(f"{name}={lsn!r} is a {type(lsn).__name__}; pass an LSN, the int that a write returned")
+    if lsn < 0:
+        raise ValueError(f"{name}={lsn}: an LSN is at least 0; pass the int that a write returned")
+    return int(lsn)
+
+
+def check_timeout(timeout: object) -> None:
+    """Raises `TypeError` or `ValueError` for what is neither None nor a number of seconds."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.number):
+        raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; pass seconds, or None for no end")
+    if math.isnan(timeout):
+        raise ValueError(f"timeout={timeout!r}: pass seconds, or None for no end")
 
 
 def normalize_vector(

@@ -132,11 +132,13 @@ class EntryTooLargeError(InputError, ValueError):
 
 
 class DuplicateIdError(WalError, KeyError):
-    """``insert`` of an id that exists; ``id`` names it."""
+    """``insert`` of an id that exists, or an id twice where it may be once; ``id`` names it."""
 
-    def __init__(self, id: str | int) -> None:
+    def __init__(
+        self, id: str | int, problem: str = "exists already; use update() to change it or upsert() for either"
+    ) -> None:
         self.id = id
-        super().__init__(f"id {id!r} exists already; use update() to change it or upsert() for either")
+        super().__init__(f"id {id!r} {problem}")
 
     __str__ = Exception.__str__
 

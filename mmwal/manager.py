@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal, NoReturn, Self
-
-import numpy as np
 
 from mmwal import kernel as kernels
 from mmwal.config import WalConfig
 from mmwal.custom import TYPES
 from mmwal.disk.interface import Disk
-from mmwal.entry import CustomEntry, LogReport, OperationName, RecoveryStats, WalEntry, WalMetrics, nanoseconds
+from mmwal.entry import (
+    CustomEntry,
+    LogReport,
+    OperationName,
+    RecoveryStats,
+    WalEntry,
+    WalMetrics,
+    nanoseconds,
+    plain_lsn,
+)
 from mmwal.errors import (
     ForkedProcessError,
     LsnUnavailableError,
@@ -35,7 +43,7 @@ from mmwal.errors import (
 )
 from mmwal.format.frame import NO_TIME, Kind
 from mmwal.format.metadata import encode_metadata
-from mmwal.log.batch import append_batches, append_frames, checked_batch, custom_frame, finish_row, unwrap
+from mmwal.log.batch import append_batches, append_frames, checked_batch, custom_frame, finish_row, unwrap, update_of
 from mmwal.log.control_file import CONTROL_NAME
 from mmwal.log.log import Log
 from mmwal.log.reader import read_entries, read_extents
@@ -152,10 +160,9 @@ class WalManager:
     def log_update(
         self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
     ) -> int:
-        """Logs an update; ``None`` for vector or metadata says "as it was". Whether the id exists is not checked.
-        Args, Returns and Raises as `log_insert`."""
-        if vector is None and not isinstance(id, (str, int, np.integer)):
-            id, vector, metadata = unwrap(id, metadata)
+        """Logs an update; ``None`` for vector or metadata says "as it was", and one of them says something. Whether the
+        id exists is not checked. Args, Returns and Raises as `log_insert`."""
+        id, vector, metadata = update_of(id, vector, metadata)
         meta = encode_metadata(metadata) if metadata is not None else None
         return self._log_row(Kind.UPDATE, id, vector, meta, durable)
 
@@ -201,7 +208,9 @@ class WalManager:
         match entry:
             case CustomEntry():
                 return self._log_custom(entry, durable)
-            case WalEntry.Custom():
+            case WalEntry.Custom(known=False):  # of another log: it keeps its name and its bytes
+                return self._log_named(*TYPES.opaque(entry.name, entry.operation), entry.entry.timestamp, durable)
+            case WalEntry.Custom(entry=CustomEntry()):
                 return self._log_custom(entry.entry, durable)
             case WalEntry.Insert():
                 return self.log_insert(entry.id, entry.vector, entry.metadata, durable=durable)
@@ -221,7 +230,10 @@ class WalManager:
 
     def _log_custom(self, entry: CustomEntry, durable: bool | None) -> int:
         name, content = TYPES.encode(entry.operation)
-        time_ns = NO_TIME if entry.timestamp is None else nanoseconds(entry.timestamp)
+        return self._log_named(name, content, entry.timestamp, durable)
+
+    def _log_named(self, name: str, content: bytes, timestamp: datetime | None, durable: bool | None) -> int:
+        time_ns = NO_TIME if timestamp is None else nanoseconds(timestamp)
         lsn = append_frames(self._log, [custom_frame(self._log, name, content, time_ns)])
         if durable or self._each_durable:
             self._log.acknowledge(lsn, durable)
@@ -323,6 +335,7 @@ class WalManager:
         """
         log = self._log
         log.check_usable()
+        start_lsn, end_lsn = _bounds(start_lsn, end_lsn)
         if follow:
             return self._follower(durable_only, poll_interval_ms, timeout).entries(start_lsn, end_lsn)
         until_lsn = _until(end_lsn, log.cursor.durable if durable_only else None)
@@ -530,6 +543,7 @@ class ReadOnlyWal(WalManager):
         Raises: as `WalManager.iter_entries`; `ValueError` to follow one segment file.
         """
         reading = self._open_reading()
+        start_lsn, end_lsn = _bounds(start_lsn, end_lsn)
         if follow:
             return self._follower(durable_only, poll_interval_ms, timeout).entries(start_lsn, end_lsn)
         until_lsn = _until(end_lsn, reading.durable_lsn if durable_only else None)
@@ -665,6 +679,12 @@ def _handed(entries: Iterator[Any]) -> Iterator[Any]:
         if isinstance(entry, WalEntry.Custom):
             TYPES.replayed(entry)
         yield entry
+
+
+def _bounds(start_lsn: Any, end_lsn: Any) -> tuple[int | None, int | None]:
+    """Returns the LSNs of a range that a caller passed. Raises `TypeError` or `ValueError`."""
+    start = None if start_lsn is None else plain_lsn("start_lsn", start_lsn)
+    return start, None if end_lsn is None else plain_lsn("end_lsn", end_lsn)
 
 
 def _until(end_lsn: int | None, durable_lsn: int | None) -> int | None:

@@ -655,7 +655,7 @@ class CrashRecoveryManager:
             raises ends recovery: with nothing changed while the phase is "verify", and as a crash would during "copy".
 
     Raises:
-        WalConfigError: ``target`` is given, or ``executor`` is none.
+        WalConfigError: ``target`` is given, or one of the others is not what it should be.
 
     Example:
         >>> import tempfile, warnings
@@ -676,10 +676,19 @@ class CrashRecoveryManager:
         progress: Progress | None = None,
         disk: Disk | None = None,
     ) -> None:
+        if not isinstance(config, RecoveryConfig):
+            raise WalConfigError("config", config, "must be a RecoveryConfig; pass RecoveryConfig(wal_dir=, data_dir=)")
         if config.target is not None:
-            raise WalConfigError("target", config.target, "this version recovers to the end of the log; leave it out")
+            raise WalConfigError(
+                "target",
+                config.target,
+                "a store is recovered to the end of its log, of which nothing is given up; the store as of an LSN or a "
+                "time is written to a new directory by 'mmwal recover --to-lsn' or '--to-time'",
+            )
         if executor is not None and not isinstance(executor, Executor):
             raise WalConfigError("executor", executor, "must be a concurrent.futures.Executor; or give workers")
+        if progress is not None and not callable(progress):
+            raise WalConfigError("progress", progress, "must be callable; it is passed a RecoveryProgress")
         self.config = config
         self._executor = executor
         self._progress = progress

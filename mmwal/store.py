@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmwal import kernel as kernels
-from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName
+from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DTypeName, MetricName, check_vectors
 from mmwal.entry import CheckpointInfo, Hit, Id, InDoubt, Record, RecoveryStats, VerifyReport, normalize_vector
 from mmwal.errors import (
     CheckpointFailedError,
@@ -125,10 +125,12 @@ class VectorStore:
         self,
         dimension: int | None = None,
         *,
-        dtype: DTypeName = DEFAULT_DTYPE,
-        metric: MetricName = DEFAULT_METRIC,
+        dtype: DTypeName | None = None,
+        metric: MetricName | None = None,
         _parts: Parts | None = None,
     ) -> None:
+        if _parts is None:
+            check_vectors(dimension, dtype, metric)
         parts = _parts or _in_memory(dtype, metric)
         self._log = parts.log
         self._append = parts.log.cursor.append
@@ -412,7 +414,8 @@ class VectorStore:
                     if made_room and self._prepared:
                         raise WalFullError(
                             f"no room for the batch within max_wal_size: transactions in doubt keep the log, such as "
-                            f"{self._prepared.told()[0].gid!r}; nothing was logged. Decide them, or raise max_wal_size"
+                            f"{self._prepared.told()[0].gid!r}; nothing was logged. Decide them, or raise max_wal_size",
+                            errno.ENOSPC,
                         ) from None
                     wait, made_room = self._make_room, True
                 except OverBudget:
@@ -1139,15 +1142,15 @@ def _turn(state: State, lsn: int, changes: list[tuple[Id, int, bytes | None]]) -
     state.advance(lsn)
 
 
-def _in_memory(dtype: DTypeName, metric: MetricName) -> Parts:
-    code, kernel = DTYPE_CODES[dtype], kernels.load()
+def _in_memory(dtype: DTypeName | None, metric: MetricName | None) -> Parts:
+    code, kernel = DTYPE_CODES[dtype or DEFAULT_DTYPE], kernels.load()
 
     def begin(dimension: int) -> tuple[State, None]:
         return State(MemoryMatrix(dimension, code), kernel.Directory(), durable=False), None
 
     return Parts(
         log=Unlogged(kernel, code),
-        metric=metric,
+        metric=metric or DEFAULT_METRIC,
         each_durable=False,
         begin=begin,
         state=None,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from mmwal.entry import Id, OperationName, Record
+from mmwal.entry import CustomEntry, Id, OperationName, Record, WalEntry
 from mmwal.errors import (
     DuplicateIdError,
     TransactionClosedError,
@@ -46,6 +46,7 @@ from mmwal.log.batch import (
     plain_id,
     plain_matrix,
     unwrap,
+    update_of,
 )
 from mmwal.log.transaction import Frame, LogTransaction
 
@@ -150,8 +151,7 @@ class WalTransaction(_Ending):
 
     def log_update(self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None) -> None:
         """As `WalManager.log_update`. Raises `TransactionClosedError` too."""
-        if vector is None and not isinstance(id, (str, int, np.integer)):
-            id, vector, metadata = unwrap(id, metadata)
+        id, vector, metadata = update_of(id, vector, metadata)
         self._hold_row(Kind.UPDATE, id, vector, metadata)
 
     def log_delete(self, id: Any) -> None:
@@ -176,6 +176,27 @@ class WalTransaction(_Ending):
         self._end_run()
         self._frames.extend(frames)
         self._held_bytes += sum(frame.size for frame in frames)
+
+    def log_entry(self, entry: Any) -> None:
+        """As `WalManager.log_entry`, of rows: a `WalEntry`. Raises `TransactionClosedError` too; `TypeError` for a
+        custom entry, which stands alone: log it before the transaction, or behind its commit."""
+        match entry:
+            case WalEntry.Insert():
+                self.log_insert(entry.id, entry.vector, entry.metadata)
+            case WalEntry.Update():
+                self.log_update(entry.id, entry.vector, entry.metadata)
+            case WalEntry.Upsert():
+                if entry.vector is None:
+                    raise VectorError(f"upsert of id {entry.id!r} without a vector; WalEntry.Update may leave it out")
+                self._hold_row(Kind.UPSERT, entry.id, entry.vector, entry.metadata)
+            case WalEntry.Delete():
+                self.log_delete(entry.id)
+            case WalEntry.Batch():
+                self.log_batch(entry.ids, entry.vectors, entry.metadata, operation=entry.operation)
+            case CustomEntry() | WalEntry.Custom():
+                raise TypeError("a custom entry stands alone: log it before the transaction, or behind its commit")
+            case _:
+                raise TypeError(f"a {type(entry).__qualname__} is no entry to log; pass a row as WalEntry")
 
     def commit(self, *, durable: bool | None = True) -> int:
         """Makes everything in the transaction count; returns the LSN of all its entries.

@@ -26,7 +26,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -182,7 +182,8 @@ class GlobalTransaction:
         if self._decision is not None or self._coordinator._wal._log.forked:
             return
         if kind is not None:
-            with suppress(DecisionPendingError):  # who is away is told in the background; the block's own error counts
+            # Who is away is told in the background, or by the next coordinator; the block's own error counts.
+            with suppress(DecisionPendingError, UnavailableError):
                 self.rollback(timeout_ms=1000)
             return
         try:
@@ -210,7 +211,9 @@ class GlobalTransaction:
             WalFullError: no room for the decision. It stays prepared: commit again, or roll it back.
             SyncFailedError: whether it is committed shows when the coordinator is opened again.
             WalClosedError: the coordinator is closed; the next one rolls it back.
+            ValueError: ``timeout_ms`` is no such number; nothing is decided.
         """
+        _check_timeout(timeout_ms)
         if self._decision == "rollback":
             raise TransactionClosedError(f"transaction {self.gid!r} was rolled back; prepare another one")
         self._check_known()
@@ -220,7 +223,7 @@ class GlobalTransaction:
                 self._coordinator._log_commit(self.gid, self.participants)
             except SyncFailedError:
                 raise
-            except UnavailableError:
+            except Exception:  # nothing was logged
                 self._decision = None
                 raise
             self._decision = "commit"
@@ -229,6 +232,7 @@ class GlobalTransaction:
     def rollback(self, *, timeout_ms: int | None = 30_000) -> None:
         """Rolls it back everywhere; does nothing where that was done. Raises as `commit`; `TransactionClosedError`
         where it is committed."""
+        _check_timeout(timeout_ms)
         if self._decision == "commit":
             raise TransactionClosedError(f"transaction {self.gid!r} is committed; undo it with another one")
         self._check_known()
@@ -290,7 +294,7 @@ class TwoPhaseCommit:
         disk = disk or default_disk()
         root = absolute(log_dir)
         self._own = None if participants is not None else open_store(f"{root}/local", disk=disk, kernel=kernel)
-        self.participants = _named({"local": self._own} if self._own is not None else participants or {})
+        self.participants = _named({"local": self._own} if self._own is not None else participants)
         try:
             self._wal = WalManager(
                 WalConfig(wal_dir=root, segment_size=_SEGMENT_BYTES, sync_interval_ms=100, kernel=kernel), disk=disk
@@ -332,6 +336,7 @@ class TwoPhaseCommit:
 
         Raises:
             ValueError: a name is none of a participant's, or there is nothing to do.
+            TypeError: ``operations`` is neither, or what stands under a name is no participant.
             PrepareFailedError: a participant refused, its ``__cause__``, or did not answer in time. All that prepared
                 are rolled back; one that still works on it is rolled back as soon as it is done.
             WalClosedError, SyncFailedError: the coordinator can decide nothing any more.
@@ -380,10 +385,12 @@ class TwoPhaseCommit:
 
     def _plan(self, operations: Sequence[Any] | Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
         if not isinstance(operations, Mapping):
-            operations = dict.fromkeys(self.participants, operations)
-        for name in operations:
+            operations = dict.fromkeys(self.participants, _listed("operations", operations))
+        plan: dict[str, Sequence[Any]] = {}
+        for name, wanted in operations.items():
             self._participant(name)
-        plan: dict[str, Sequence[Any]] = {name: list(wanted) for name, wanted in operations.items() if len(wanted)}
+            if listed := _listed(f"operations[{name!r}]", wanted):
+                plan[name] = listed
         if not plan:
             raise ValueError("operations is empty: pass at least one, for at least one participant")
         return plan
@@ -392,7 +399,9 @@ class TwoPhaseCommit:
 
     def list_in_doubt(self) -> list[Doubt]:
         """Returns what participants have prepared and not ended. One that does not answer is left out, and logged; but
-        what it has not acknowledged of a commit is told."""
+        what it has not acknowledged of a commit is told. Raises `WalClosedError`, `ForkedProcessError`: then another
+        coordinator may be at work, and what it has not decided yet is not this one's to say."""
+        self._wal._log.check_usable()
         busy = {*self._active.copy(), *self._telling.copy(), *self._decided.copy()}
         asked = {name: self._begin(self._ask, name) for name in list(self.participants)}
         wait(asked.values(), self._prepare_timeout_ms / 1000)
@@ -436,7 +445,9 @@ class TwoPhaseCommit:
             ValueError: it contradicts what this coordinator has decided; or ``decision`` is none.
             TransactionError: a thread of this coordinator is about to decide it.
             DecisionPendingError: as `GlobalTransaction.commit`.
+            WalClosedError, ForkedProcessError: as `list_in_doubt`; nothing was decided.
         """
+        _check_timeout(timeout_ms)
         if decision not in ("commit", "rollback"):
             raise ValueError(f"decision={decision!r}: must be 'commit' or 'rollback'")
         doubt = next((doubt for doubt in self.list_in_doubt() if doubt.gid == gid), None)
@@ -463,7 +474,11 @@ class TwoPhaseCommit:
         return gid.startswith(f"{self._name}-")
 
     def _ask(self, name: str) -> Any:
-        return list(self._participant(name).list_in_doubt())
+        gids = list(self._participant(name).list_in_doubt())
+        for gid in gids:
+            if not isinstance(gid, str):
+                raise TypeError(f"its list_in_doubt() gave a {type(gid).__name__}, {gid!r}; it must give global ids")
+        return gids
 
     # -- the decision log -------------------------------------------------------------------------------------------
 
@@ -493,7 +508,7 @@ class TwoPhaseCommit:
             self._wal.log_entry(CustomEntry(Decided(gid, participants)), durable=True)
         except SyncFailedError:
             raise  # nobody knows until recovery, so nobody is told
-        except UnavailableError:
+        except Exception:
             with self._lock:
                 del self._decided[gid]
             raise
@@ -607,6 +622,7 @@ class TwoPhaseCommit:
         except KeyError:
             known = ", ".join(map(repr, self.participants))
             raise ValueError(f"{name!r} is no participant; the participants are {known}") from None
+        _check_participant(name, found)
         return StoreParticipant(found) if isinstance(found, VectorStore) else found
 
     # -- ends -------------------------------------------------------------------------------------------------------
@@ -641,16 +657,49 @@ class TwoPhaseCommit:
         log.check_usable()
 
 
-def _named(
-    participants: Mapping[str, VectorStore | Participant] | Sequence[VectorStore | Participant],
-) -> dict[str, VectorStore | Participant]:
-    """Returns participants by name. Raises `ValueError` for a name that is no str."""
+def _named(participants: Any) -> dict[str, VectorStore | Participant]:
+    """Returns participants by name. Raises `TypeError`, or `ValueError` for a name that cannot stand in the log."""
     if not isinstance(participants, Mapping):
+        if isinstance(participants, str | bytes | VectorStore) or not isinstance(participants, Iterable):
+            raise TypeError(
+                f"participants is a {type(participants).__name__}; pass a mapping of names to participants, or a list"
+            )
         participants = {str(number): participant for number, participant in enumerate(participants)}
-    for name in participants:
-        if type(name) is not str or not name:
-            raise ValueError(f"participant {name!r}: a name is a str, and must stay what it is over restarts")
+    for name, participant in participants.items():
+        if type(name) is not str or not name or not _is_utf8(name):
+            raise ValueError(f"participant {name!r}: a name is a str of UTF-8, and must stay what it is over restarts")
+        _check_participant(name, participant)
     return dict(participants)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_participant(name: str, participant: object) -> None:
+    calls = ("prepare", "commit", "rollback", "list_in_doubt")
+    missing = [call for call in calls if not callable(getattr(participant, call, None))]
+    if missing and not isinstance(participant, VectorStore):
+        raise TypeError(
+            f"participant {name!r} is a {type(participant).__name__} without {', '.join(missing)}; pass a VectorStore "
+            "or a Participant"
+        )
+
+
+def _listed(name: str, operations: Any) -> list[Any]:
+    """Returns the operations for one participant. Raises `TypeError` for what is no list of them."""
+    if isinstance(operations, str | bytes | WalEntry) or not isinstance(operations, Iterable):
+        raise TypeError(f"{name} is a {type(operations).__qualname__}; pass a list of Operation")
+    return list(operations)
+
+
+def _check_timeout(timeout_ms: int | None) -> None:
+    if timeout_ms is not None:
+        _checked_timeout("timeout_ms", timeout_ms)
 
 
 def _checked_timeout(name: str, timeout_ms: int) -> int:

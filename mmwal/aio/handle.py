@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from mmwal.aio.waiting import Waiting
+from mmwal.entry import check_timeout
 from mmwal.errors import WalClosedError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class AsyncHandle(Generic[_Handle]):
         """``make`` opens the handle; it is called in a thread."""
         self._make = make
         self._handle: _Handle | None = None
+        self._is_opening = False  # and stays so once it is open
         self._waiting: Waiting | None = None  # None: its log takes no entries
         self._closing: asyncio.Future[None] | None = None
         self._each_durable = False
@@ -51,16 +53,19 @@ class AsyncHandle(Generic[_Handle]):
     async def open(self) -> Self:
         """Opens it, in a thread; `RuntimeError` where it is open."""
         name = type(self).__name__
-        if self._handle is not None:
-            raise RuntimeError(f"it is open already; an {name} opens once")
+        if self._is_opening or self._handle is not None:
+            how = "is closed" if self._closing is not None else "is open already"
+            raise RuntimeError(f"it {how}; an {name} opens once")
         loop = asyncio.get_running_loop()
         opening = Opening(self._make)
+        self._is_opening = True
         try:
             handle = await asyncio.shield(in_thread(loop, opening.open))
             log = self._log_of(handle)
             self._waiting = Waiting(log, loop) if log is not None else None
         except BaseException:
             opening.give_up()
+            self._is_opening = False
             raise
         self._each_durable = log is not None and log.sync_interval_ms == 0
         # Of its own: writes that wait for room must not stand in the way of whoever makes some, nor of who reads.
@@ -132,9 +137,14 @@ class AsyncHandle(Generic[_Handle]):
         return log.cursor.durable
 
     async def _wait_durable(self, lsn: int, timeout: float | None) -> None:
-        self._log_in_use().check_exists(lsn)
-        async with asyncio.timeout(timeout):
-            await self._settled(lsn, sync=self._each_durable)
+        lsn = self._log_in_use().check_exists(lsn)
+        check_timeout(timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._settled(lsn, sync=self._each_durable)
+        except TimeoutError:
+            problem = f"LSN {lsn} was not durable after {timeout:g} s; it will be with a later sync"
+            raise TimeoutError(problem) from None
 
     async def _write(self, act: Callable[[], _Result]) -> _Result:
         """Runs what logs in a thread. Cancelled before it begins, it does not."""

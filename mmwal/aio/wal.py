@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmwal.aio.handle import AsyncHandle
-from mmwal.config import WalConfig
+from mmwal.config import WalConfig, check_config
 from mmwal.disk.interface import Disk
 from mmwal.entry import OperationName, RecoveryStats, WalMetrics, normalize_vector
 from mmwal.errors import VectorError
 from mmwal.format.frame import Kind
 from mmwal.format.metadata import encode_metadata
 from mmwal.kernel.interface import CONVERT, DTYPES, NONFINITE, NOT_READY, SETTLE
-from mmwal.log.batch import append_batches, checked_batch, finish_row, plain_id, unwrap
+from mmwal.log.batch import append_batches, checked_batch, finish_row, plain_id, unwrap, update_of
 from mmwal.log.receipt import Receipt
 from mmwal.manager import WalManager
 from mmwal.recovery.log_opening import default_disk
@@ -62,6 +62,7 @@ class AsyncWalManager(AsyncHandle[WalManager]):
     """
 
     def __init__(self, config: WalConfig, *, disk: Disk | None = None) -> None:
+        check_config(config)
         super().__init__(partial(WalManager, config, disk=disk or default_disk()))
         self.config = config
 
@@ -105,8 +106,7 @@ class AsyncWalManager(AsyncHandle[WalManager]):
         self, id: Any, vector: Any = None, metadata: Mapping[str, Any] | None = None, *, durable: bool | None = False
     ) -> int:
         """As `WalManager.log_update` and `log_insert_async`."""
-        if vector is None and not isinstance(id, (str, int, np.integer)):
-            id, vector, metadata = unwrap(id, metadata)
+        id, vector, metadata = update_of(id, vector, metadata)
         return await self._row(Kind.UPDATE, id, vector, metadata, durable)
 
     async def log_delete_async(self, id: Any, *, durable: bool | None = False) -> int:

@@ -55,5 +55,5 @@ class ThreadWorker:
                 if self._stopping:
                     return
                 self._woken.wait(self._step())
-        except Exception:  # the rooms above catch what they expect; this is a mistake in one of them
+        except BaseException:  # the rooms above catch what they expect; this is a mistake in one of them
             logging.getLogger("mmwal").exception("%s ended by an error", self._thread.name)

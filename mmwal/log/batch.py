@@ -6,14 +6,14 @@ it is larger than a segment. Not here: the hot path itself (`manager.py`, `store
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mmwal.entry import OperationName, normalize_matrix, normalize_vector
-from mmwal.errors import DuplicateIdError, EntryTooLargeError, IdTypeError, VectorError
+from mmwal.errors import DuplicateIdError, EntryTooLargeError, IdTypeError, MetadataError, VectorError
 from mmwal.format.frame import CUSTOM, HEADER_BYTES, Kind, align, encode_id, pack_ids, pack_metadata
 from mmwal.format.metadata import encode_metadata
 from mmwal.kernel.interface import CONVERT, DTYPES, NONFINITE, TOO_LARGE
@@ -92,6 +92,8 @@ def plain_ids(ids: Any) -> list[str | int]:
     """Returns the ids of a batch as a list of exact str and int. Raises `IdTypeError` or `IdError`."""
     if isinstance(ids, (str, bytes)):
         raise IdTypeError(f"ids {ids!r} is one {type(ids).__name__}; pass a sequence of ids")
+    if not isinstance(ids, Iterable):
+        raise IdTypeError(f"ids={ids!r} is a {type(ids).__name__}; pass a sequence of ids")
     listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return listed if set(map(type, listed)) <= {str, int} else [plain_id(id) for id in listed]
 
@@ -103,7 +105,8 @@ def distinct_ids(ids: Any) -> list[str | int]:
         raise ValueError("ids is empty: pass at least one")
     if len(set(plain)) != len(plain):
         seen: set[str | int] = set()
-        raise DuplicateIdError(next(id for id in plain if id in seen or seen.add(id)))  # type: ignore[func-returns-value]
+        twice = next(id for id in plain if id in seen or seen.add(id))  # type: ignore[func-returns-value]
+        raise DuplicateIdError(twice, "comes twice in one batch; pass each id once")
     return plain
 
 
@@ -111,15 +114,27 @@ def unwrap(item: Any, metadata: Any) -> tuple[Any, Any, Any]:
     """Returns id, vector and metadata of an object that carries them. Raises `TypeError`."""
     if hasattr(item, "id") and hasattr(item, "vector"):
         return item.id, item.vector, getattr(item, "metadata", None) if metadata is None else metadata
-    raise TypeError(
-        f"log_insert() of a {type(item).__name__} alone: pass an id and a vector, or an object with both as attributes"
-    )
+    raise TypeError(f"a {type(item).__name__} alone: pass an id and a vector, or an object with both as attributes")
+
+
+def update_of(id: Any, vector: Any, metadata: Any) -> tuple[Any, Any, Any]:
+    """Returns id, vector and metadata of an update, those of an object that carries them where one is passed alone.
+
+    Raises `TypeError`, or `VectorError` where it says nothing.
+    """
+    if vector is None and not isinstance(id, (str, int, np.integer)):
+        id, vector, metadata = unwrap(id, metadata)
+    if vector is None and metadata is None:
+        raise VectorError(f"nothing to update for id {id!r}: pass a vector, metadata or both")
+    return id, vector, metadata
 
 
 def encode_many(metadata: Sequence[Mapping[str, Any] | None] | None, rows: int) -> list[bytes | None] | None:
     """Returns the metadata of a batch as bytes. Raises `ValueError` where the lengths differ, `MetadataError`."""
     if metadata is None:
         return None
+    if isinstance(metadata, str | bytes | Mapping) or not isinstance(metadata, Collection):
+        raise MetadataError(f"metadata is a {type(metadata).__name__}; pass a list with one for each id, or None")
     if len(metadata) != rows:
         raise ValueError(f"metadata has {len(metadata)} items for {rows} ids; pass one for each id, or None")
     return [encode_metadata(item) if item is not None else None for item in metadata]
@@ -164,14 +179,14 @@ def checked_batch(
     ids: Any,
     vectors: Any,
     metadata: Sequence[Mapping[str, Any] | None] | None,
-    operation: OperationName,
+    operation: OperationName | Any,
 ) -> Batch:
     """Returns what a caller passed as a batch; its vectors are the caller's own where they can be.
 
     Raises `IdTypeError`, `IdError`, `VectorError`, `MetadataError`; `ValueError` for an unknown operation, for no ids
     or for lengths that differ.
     """
-    if operation not in _KINDS:
+    if not isinstance(operation, str) or operation not in _KINDS:
         raise ValueError(f"operation={operation!r}: must be one of {', '.join(_KINDS)}")
     kind = _KINDS[operation]
     plain = plain_ids(ids)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmwal.disk.interface import Disk, Lock, SyncGate
+from mmwal.entry import check_timeout, plain_lsn
 from mmwal.errors import (
     EntryTooLargeError,
     ForkedProcessError,
@@ -374,6 +375,8 @@ class Log:
 
     def wait_durable(self, lsn: int, timeout_s: float | None = None) -> None:
         """Returns once ``lsn`` is durable, leaving the syncing to the interval. Raises as `make_durable`."""
+        lsn = plain_lsn("lsn", lsn)
+        check_timeout(timeout_s)
         self._await(self.gate.sync if self.sync_interval_ms == 0 else self.gate.wait, lsn, timeout_s)
 
     def acknowledge(self, lsn: int, durable: bool | None) -> None:
@@ -388,10 +391,12 @@ class Log:
         self._sync_asked = True
         self._syncer.wake()
 
-    def check_exists(self, lsn: int) -> None:
-        """Raises `ValueError` for an LSN that the log has not reached."""
+    def check_exists(self, lsn: int) -> int:
+        """Returns an LSN that a caller passed. Raises `TypeError`, or `ValueError` for one that does not exist yet."""
+        lsn = plain_lsn("lsn", lsn)
         if lsn > self.cursor.reserved:
             raise ValueError(f"LSN {lsn} does not exist yet: the log ends at {self.cursor.reserved}")
+        return lsn
 
     def _await(self, how: Callable[[int, float | None], bool], lsn: int, timeout_s: float | None) -> None:
         if self.cursor.durable >= lsn:
@@ -412,12 +417,17 @@ class Log:
         self._tell_durable()
 
     def _sync_step(self) -> float | None:
-        """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable."""
-        pause_s = self._sync_due() if not self.failed else None
-        durable_lsn = self.cursor.durable
-        if durable_lsn != self._told_lsn:
-            self._tell_durable()
-            self._told_lsn = durable_lsn
+        """What the sync worker does: what is due, then tells whoever wants to know how far the log is durable. Without
+        it nothing would become durable, so what ends it ends all writing."""
+        try:
+            pause_s = self._sync_due() if not self.failed else None
+            durable_lsn = self.cursor.durable
+            if durable_lsn != self._told_lsn:
+                self._tell_durable()
+                self._told_lsn = durable_lsn
+        except BaseException as error:
+            self._end_writing(OSError(errno.EIO, f"the sync worker ended in {error!r}"))
+            raise
         return pause_s
 
     def _tell_durable(self) -> None:
@@ -469,6 +479,7 @@ class Log:
 
         Makes it durable first: a log must not begin behind its end. Raises as `make_durable`.
         """
+        lsn = plain_lsn("lsn", lsn)
         if lsn > self.cursor.published:
             raise ValueError(f"LSN {lsn} does not exist yet: the log ends at {self.cursor.published}")
         self.make_durable(lsn)

@@ -54,9 +54,8 @@ class Receipt:
     __slots__ = ("_log", "lsn")
 
     def __init__(self, lsn: int, log: Log) -> None:
-        """Raises `ValueError` for an LSN that the log has not reached."""
-        log.check_exists(lsn)
-        self.lsn = lsn
+        """Raises `ValueError` for an LSN that the log has not reached, `TypeError`."""
+        self.lsn = log.check_exists(lsn)
         self._log = log
 
     @property
@@ -107,7 +106,11 @@ class Receipt:
 
         It is called by the thread that made it durable, with no lock held, or by this one where that is known already.
         Others wait meanwhile: it must be short, and wait for nothing of the log or store. What it raises is logged.
+
+        Raises `TypeError` for what cannot be called.
         """
+        if not callable(act):
+            raise TypeError(f"act={act!r} is a {type(act).__name__}; pass what can be called with the receipt")
         self._log.callbacks.add(self.lsn, lambda: act(self))
 
     def __repr__(self) -> str:
@@ -166,7 +169,11 @@ class Callbacks:
 
 
 def _call(act: Callable[[], object]) -> None:
+    """Calls; the caller is whoever happened to sync, and has others to tell. Only who interrupts the main thread, or
+    ends the process there, means this thread and not the callback."""
     try:
         act()
-    except Exception:  # the caller is whoever happened to sync, and has others to tell
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread():
+            raise
         logging.getLogger("mmwal").exception("a callback of a receipt failed")

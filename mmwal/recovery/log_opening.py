@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmwal import kernel as kernels
 from mmwal.checkpoint.load import METRIC_CODES
-from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DEFAULT_SEGMENT_SIZE, MetricName, WalConfig
+from mmwal.config import DEFAULT_DTYPE, DEFAULT_METRIC, DEFAULT_SEGMENT_SIZE, MetricName, WalConfig, check_config
 from mmwal.disk.interface import Disk
 from mmwal.errors import (
     DurabilityWarning,
@@ -65,7 +65,8 @@ def prepare_directories(disk: Disk, *paths: str, stacklevel: int) -> None:
 
 
 def refuse_unbuilt(config: WalConfig) -> None:
-    """Refuses what a user would count on and this version does not do."""
+    """Refuses what is no configuration, and what a user would count on and this version does not do."""
+    check_config(config)
     if config.enable_replication:
         raise WalConfigError(
             "enable_replication", True, "no replicator is attached, so nothing would be copied; open without it"

@@ -465,3 +465,44 @@ def test_import_of_the_package_does_not_bring_asyncio() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_it_opens_once(wal_dir: Path, kernel: Any) -> None:
+    async def main() -> None:
+        wal = AsyncWalManager(config(wal_dir, kernel))
+        first, second = await asyncio.gather(wal.open(), wal.open(), return_exceptions=True)
+        assert first is wal
+        assert isinstance(second, RuntimeError)
+        assert "it is open already" in str(second)
+        await wal.close()
+        with pytest.raises(RuntimeError, match="it is closed; an AsyncWalManager opens once"):
+            await wal.open()
+
+    asyncio.run(main())
+
+
+def test_it_may_be_opened_again_where_opening_failed(wal_dir: Path, kernel: Any) -> None:
+    async def main() -> None:
+        wal = AsyncWalManager(config(wal_dir, kernel))
+        with WalManager(config(wal_dir, kernel)), pytest.raises(WalLockedError):
+            await wal.open()
+        async with wal:
+            assert await wal.log_insert_async("a", vector(1)) > 0
+
+    asyncio.run(main())
+
+
+def test_wait_that_takes_too_long_says_for_what(opened: OpenLog) -> None:
+    async def main() -> None:
+        async with opened(sync_interval_ms=HUGE_INTERVAL) as wal:
+            await wal.log_insert_async("a", vector(1), durable=True)
+            lsn = await wal.log_insert_async("b", vector(1))
+            with pytest.raises(TimeoutError, match=rf"^LSN {lsn} was not durable after 0\.05 s"):
+                await wal.wait_durable(lsn, 0.05)
+            for timeout in ("x", float("nan")):
+                with pytest.raises((TypeError, ValueError), match=r"^timeout="):
+                    await wal.wait_durable(lsn, timeout)
+            with pytest.raises(TypeError, match=r"^lsn='x'"):
+                await wal.wait_durable("x")
+
+    asyncio.run(main())

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -281,6 +282,66 @@ def test_interrupt_in_a_callback_costs_nobody_else_his_call(open_wal: OpenWal, s
     assert told == []
     wal.log_insert("b", vector(1), durable=True)
     assert told == [receipt]
+
+
+@pytest.mark.parametrize("sync_interval_ms", [0, 5])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+def test_whatever_a_callback_raises_in_the_background_syncs_go_on(
+    open_wal: OpenWal, sync_interval_ms: int, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    wal = open_wal(sync_interval_ms=sync_interval_ms)
+    told = threading.Event()
+
+    def end(_: Receipt) -> None:
+        told.set()
+        raise error
+
+    receipt = wal.receipt(wal.log_insert("a", vector(1), durable=None))
+    if receipt.durable:
+        pytest.skip("the sync was faster than this test")
+    receipt.add_done_callback(end)
+    assert told.wait(30)
+    wal.receipt(wal.log_insert("b", vector(1), durable=None)).wait(30)
+    assert not wal._log.failed
+    deadline = time.monotonic() + 30
+    while "a callback of a receipt failed" not in caplog.text:  # by the thread that called, behind the call
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_error_that_ends_the_sync_worker_ends_writing(open_wal: OpenWal, simulated: SimulatedDisk) -> None:
+    wal = resting(open_wal, simulated)
+
+    def fail() -> None:
+        raise LookupError("a mistake of ours")
+
+    wal._log.on_durable.add(fail)
+    wal.log_insert("a", vector(1), durable=None)
+    wal._log.ask_for_sync()
+    with pytest.raises(LookupError, match="a mistake of ours"):
+        simulated.run_workers()
+    wal._log.on_durable.discard(fail)
+    with pytest.raises(SyncFailedError) as caught:
+        wal.log_insert("b", vector(1))
+    assert "the sync worker ended in LookupError('a mistake of ours')" in str(caught.value)
+
+
+@pytest.mark.parametrize("act", [None, 5, "f"], ids=repr)
+def test_callback_that_cannot_be_called_is_refused(open_wal: OpenWal, act: Any) -> None:
+    wal = open_wal()
+    receipt = wal.receipt(wal.log_insert("a", vector(1)))
+    with pytest.raises(TypeError, match=rf"^act={act!r} is a"):
+        receipt.add_done_callback(act)
+
+
+@pytest.mark.parametrize("timeout", ["x", True, float("nan")], ids=repr)
+def test_timeout_that_is_none_is_refused(open_wal: OpenWal, timeout: Any) -> None:
+    wal = open_wal()
+    receipt = wal.receipt(wal.log_insert("a", vector(1), durable=True))
+    for wait in (receipt.wait, lambda timeout: wal.wait_durable(receipt.lsn, timeout)):
+        with pytest.raises((TypeError, ValueError), match=rf"^timeout={timeout!r}"):
+            wait(timeout)
+    receipt.wait(np.float64(1))
 
 
 def test_callback_may_write_and_ask_for_a_receipt(open_wal: OpenWal, simulated: SimulatedDisk) -> None:

@@ -248,3 +248,78 @@ def test_reader_shows_it_and_dump_too(open_wal: OpenWal, wal_dir: Any, types: An
     assert run(["dump", str(wal_dir), "--json", "--kind", "custom"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["name"], told["timestamp"]) == ("tag", WHEN.isoformat())
+
+
+def test_what_its_codec_cannot_read_back_is_refused(open_wal: OpenWal, types: Any) -> None:
+    types.register("tag", Tag)
+    wal = open_wal()
+    before = wal.last_lsn
+    with pytest.raises(ValueError, match=r"entry type 'tag': its codec cannot read back what it made of Tag\(name=5"):
+        wal.log_entry(CustomEntry(Tag(5)))  # type: ignore[arg-type]
+    assert wal.last_lsn == before
+
+
+def test_entry_of_an_unknown_type_is_logged_again_as_it_was(open_wal: OpenWal, types: Any, tmp_path: Any) -> None:
+    """As whoever copies a log does, whether or not bytes are a registered type."""
+    types.register("tag", Tag)
+    source = open_wal()
+    source.log_entry(CustomEntry(Tag("a", 3), WHEN))
+    types._by_name.clear()
+    types._by_type.clear()
+    for register in (lambda: None, lambda: types.register("blob", bytes)):
+        register()
+        [entry] = [entry for entry in source.iter_entries() if isinstance(entry, WalEntry.Custom)]
+        assert (entry.name, entry.known) == ("tag", False)
+        copy = open_wal(path=tmp_path / f"copy-{len(types._by_name)}")
+        copy.log_entry(entry)
+        [again] = [entry for entry in copy.iter_entries() if isinstance(entry, WalEntry.Custom)]
+        assert (again.name, again.known, again.entry) == (entry.name, False, entry.entry)
+    for name, operation in (("", b""), ("\ud800", b""), ("x", 5)):
+        with pytest.raises((ValueError, TypeError), match=r"name=|holds bytes"):
+            source.log_entry(WalEntry.Custom(CustomEntry(operation), name, known=False))
+
+
+async def _handler(entry: Any) -> None:
+    """Nobody would await it."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "\ud800"},
+        {"type": None},
+        {"type": Any},
+        {"type": "Tag"},
+        {"type": list[int]},
+        {"type": int | str},
+        {"type": Tag("a")},
+        {"type": []},
+        {"encode": 5, "decode": 6},
+        {"on_replay": 5},
+        {"on_replay": _handler},
+    ],
+    ids=repr,
+)
+def test_registration_of_what_cannot_be_used_is_refused(types: Any, arguments: dict[str, Any]) -> None:
+    given = {"name": "tag", "type": Tag, **arguments}
+    with pytest.raises((TypeError, ValueError), match=r"name=|is no class|must be a plain function"):
+        types.register(given.pop("name"), given.pop("type"), **given)
+    types.register("tag", Tag)  # nothing is left of it
+
+
+@pytest.mark.parametrize(
+    "when", ["now", 1.5, WHEN.date(), *(WHEN.replace(year=year) for year in (1, 1677, 2263, 9999))]
+)
+def test_time_that_no_entry_can_hold_is_refused_by_name(open_wal: OpenWal, types: Any, when: Any) -> None:
+    types.register("tag", Tag)
+    wal = open_wal()
+    with pytest.raises((TypeError, ValueError), match=r"^timestamp="):
+        wal.log_entry(CustomEntry(Tag("a"), when))
+    for year in (1678, 2261):
+        wal.log_entry(CustomEntry(Tag("a"), WHEN.replace(year=year)))
+
+
+@pytest.mark.parametrize("inner", ["x", None, WalEntry.Delete("a")], ids=repr)
+def test_custom_entry_of_anything_else_is_no_entry(open_wal: OpenWal, inner: Any) -> None:
+    with pytest.raises(TypeError, match=r"a WalEntry\.Custom is no entry to log; pass a CustomEntry"):
+        open_wal().log_entry(WalEntry.Custom(inner))

@@ -2,6 +2,7 @@
 
 import array
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mmwal
 from mmwal.entry import Record
 from mmwal.errors import IdError, IdTypeError, InputError, MetadataError, VectorError
 from tests.log.fixtures import OpenWal
@@ -366,3 +368,47 @@ def test_metadata_comes_back_as_it_was(open_wal: OpenWal) -> None:
     wal.log_insert("a", V, metadata)
     wal.log_update("a", metadata=metadata)
     assert [entry.metadata for entry in wal.replay()] == [metadata, metadata]
+
+
+LSN_CALLS: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("start_lsn", lambda wal, lsn: list(wal.iter_entries(lsn))),
+    ("end_lsn", lambda wal, lsn: list(wal.iter_entries(None, lsn))),
+    ("start_lsn", lambda wal, lsn: next(wal.iter_entries(lsn, follow=True))),
+    ("start_lsn", lambda wal, lsn: list(wal.replay(lsn))),
+    ("lsn", lambda wal, lsn: wal.wait_durable(lsn)),
+    ("lsn", lambda wal, lsn: wal.receipt(lsn)),
+    ("lsn", lambda wal, lsn: wal.release(lsn)),
+]
+
+
+@pytest.mark.parametrize("lsn", ["x", 1.5, True, None, -1], ids=repr)
+@pytest.mark.parametrize(("name", "call"), LSN_CALLS)
+def test_what_is_no_lsn_is_refused_by_name(
+    open_wal: OpenWal, name: str, call: Callable[[Any, Any], Any], lsn: Any
+) -> None:
+    if lsn is None and name != "lsn":
+        pytest.skip("None is where the log begins or ends")
+    wal = open_wal()
+    wal.log_insert("a", V)
+    with pytest.raises(ValueError if lsn == -1 else TypeError, match=rf"^{name}={lsn!r}"):
+        call(wal, lsn)
+
+
+def test_update_that_says_nothing_is_refused(open_wal: OpenWal) -> None:
+    wal = open_wal()
+    before = wal.last_lsn
+    with pytest.raises(VectorError, match="nothing to update for id 'a'"):
+        wal.log_update("a")
+    with wal.begin_transaction() as transaction, pytest.raises(VectorError, match="nothing to update for id 7"):
+        transaction.log_update(7)
+    wal.log_update("a", metadata={"only": "this"})
+    assert [entry.id for entry in wal.replay() if isinstance(entry, mmwal.WalEntry.Update)] == ["a"]
+    assert wal.last_lsn > before
+
+
+@pytest.mark.parametrize("config", [None, {}, "wal/", 5], ids=repr)
+def test_what_is_no_configuration_is_refused_by_name(config: Any) -> None:
+    for kind in (mmwal.WalManager, mmwal.AsyncWalManager, mmwal.CrashRecoveryManager):
+        with pytest.raises(mmwal.WalConfigError, match=r"^config=.*pass (Wal|Recovery)Config\(") as caught:
+            kind(config)
+        assert caught.value.field == "config"

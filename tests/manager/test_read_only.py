@@ -207,6 +207,8 @@ def test_what_cannot_be_applied_is_refused() -> None:
             mmwal.apply_entry(store, entry)
     with pytest.raises(TypeError, match="dict is no entry"):
         mmwal.apply_entry(store, {})
+    with pytest.raises(TypeError, match="store is a NoneType; pass a VectorStore"):
+        mmwal.apply_entry(None, WalEntry.Delete("a"))  # type: ignore[arg-type]
     assert store.ids() == ["a"]
     assert mmwal.apply_entry(store, WalEntry.Commit(0, 1)) == mmwal.apply_entry(store, WalEntry.Checkpoint(1, 2)) == 0
     assert store["a"].tolist() == [1, 2]

@@ -442,3 +442,33 @@ def test_reader_alone_and_the_log_of_a_store_begin_none(open_wal: OpenWal, wal_d
         assert store.wal is not None
         with pytest.raises(UnavailableError, match=r"store.transaction\(\)"):
             store.wal.begin_transaction()
+
+
+def test_rows_may_be_logged_as_entries(open_wal: OpenWal) -> None:
+    wal = open_wal()
+    entries = [
+        mmwal.WalEntry.Insert("a", vector(1), {"n": 1}),
+        mmwal.WalEntry.Upsert("b", vector(2)),
+        mmwal.WalEntry.Update("a", None, {"n": 2}),
+        mmwal.WalEntry.Delete("b"),
+        mmwal.WalEntry.Batch("insert", ["c", "d"], np.stack([vector(3), vector(4)])),
+    ]
+    with wal.begin_transaction() as txn:
+        for entry in entries:
+            txn.log_entry(entry)
+        for refused in (mmwal.CustomEntry(b"x"), mmwal.WalEntry.Custom(mmwal.CustomEntry(b"x"))):
+            with pytest.raises(TypeError, match="a custom entry stands alone"):
+                txn.log_entry(refused)
+        with pytest.raises(TypeError, match="a int is no entry to log"):
+            txn.log_entry(5)
+        with pytest.raises(VectorError, match="upsert of id 'e' without a vector"):
+            txn.log_entry(mmwal.WalEntry.Upsert("e", None))  # type: ignore[arg-type]
+    kinds = [(entry.kind, getattr(entry, "id", None)) for entry in wal.replay()]
+    assert kinds == [
+        ("insert", "a"),
+        ("upsert", "b"),
+        ("update", "a"),
+        ("delete", "b"),
+        ("batch", None),
+        ("commit", None),
+    ]

@@ -236,6 +236,11 @@ def test_what_is_no_executor_is_refused(given: Any) -> None:
         mmwal.CrashRecoveryManager(mmwal.RecoveryConfig(wal_dir="wal", data_dir="data"), executor=given)
 
 
+def test_progress_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(WalConfigError, match=r"^progress=5: must be callable"):
+        mmwal.CrashRecoveryManager(mmwal.RecoveryConfig(wal_dir="wal", data_dir="data"), progress=5)  # type: ignore[arg-type]
+
+
 class Ended(ThreadPoolExecutor):
     """An executor whose owner ends it while the parts wait."""
 

@@ -269,3 +269,11 @@ def test_refused_batch_gives_its_rows_back(open_store: Any, disk: Any) -> None:
         with pytest.raises(EntryTooLargeError):
             store.insert("b", vector(1), {"m": b"x" * 60_000})
     assert len(store.matrix) <= 11
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dimension", 0), ("dimension", "x"), ("dtype", "float64"), ("metric", "l3"), ("metric", 1)]
+)
+def test_store_in_memory_refuses_by_name_what_vectors_cannot_be(field: str, value: Any) -> None:
+    with pytest.raises(mmwal.WalConfigError, match=rf"^{field}={value!r}"):
+        mmwal.VectorStore(**{field: value})

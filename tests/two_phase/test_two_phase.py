@@ -34,6 +34,7 @@ from mmwal.errors import (
 )
 from mmwal.two_phase import Operation, TwoPhaseCommit
 from tests.store.stores import SEGMENT, vector
+from tests.store.test_fork import in_child
 from tests.two_phase.fixtures import Open, Unreliable
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmwal.errors.DurabilityWarning")
@@ -646,3 +647,110 @@ def test_forked_child_that_leaves_a_block_tells_nobody(coordinate: Open, parties
                 os._exit(2)
         assert os.waitpid(pid, 0)[1] == 0
     assert ids(parties) == {"east": ["1"], "west": ["1"]}
+
+
+# -- what is no coordinator's to say, and what no caller may pass
+
+
+def test_closed_coordinator_says_nothing_of_what_another_one_is_deciding(coordinate: Open, parties: Parties) -> None:
+    closed = coordinate()
+    closed.close()
+    transaction = coordinate().prepare({"east": [insert("x")]})
+    for call in (
+        closed.list_in_doubt,
+        closed.recover,
+        lambda: closed.resolve(transaction.gid, "rollback"),
+        lambda: closed.resolve(transaction.gid, "commit"),
+    ):
+        with pytest.raises(WalClosedError):
+            call()
+    transaction.commit()
+    assert ids(parties) == {"east": ["x"], "west": []}
+
+
+def test_child_of_a_coordinator_says_nothing_of_its_transactions(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+    transaction = tpc.prepare({"east": [insert("x")]})
+
+    def ask() -> None:
+        for call in (tpc.list_in_doubt, lambda: tpc.resolve(transaction.gid, "rollback")):
+            with pytest.raises(ForkedProcessError):
+                call()
+
+    in_child(ask)
+    transaction.commit()
+    assert ids(parties)["east"] == ["x"]
+
+
+@pytest.mark.parametrize("timeout_ms", ["30", 1.5, -1, True], ids=repr)
+def test_timeout_that_is_none_is_refused_before_anything_is_decided(
+    coordinate: Open, parties: Parties, timeout_ms: Any
+) -> None:
+    tpc = coordinate()
+    transaction = tpc.prepare({"east": [insert("x")]})
+    for call in (transaction.commit, transaction.rollback, tpc.commit, tpc.rollback):
+        with pytest.raises(ValueError, match=rf"^timeout_ms={timeout_ms!r}"):
+            call(timeout_ms=timeout_ms)
+    with pytest.raises(ValueError, match=rf"^timeout_ms={timeout_ms!r}"):
+        tpc.resolve(transaction.gid, "rollback", timeout_ms=timeout_ms)
+    assert in_doubt(parties) == 1
+    transaction.commit(timeout_ms=None)
+    assert ids(parties)["east"] == ["x"]
+
+
+def test_what_is_no_participant_is_refused_by_name(tmp_path: Path, coordinate: Open, parties: Parties) -> None:
+    store = parties["east"].store
+    for given in (5, "ab", store):
+        with pytest.raises(TypeError, match=r"^participants is a (int|str|VectorStore); pass a mapping"):
+            TwoPhaseCommit(given, tmp_path / "log")  # type: ignore[arg-type]
+    for given in ({"a": 5}, [store, None]):
+        with pytest.raises(
+            TypeError, match=r"^participant '[a1]' is a (int|NoneType) without prepare, commit, rollback"
+        ):
+            TwoPhaseCommit(given, tmp_path / "log")  # type: ignore[arg-type]
+    for name in ("", 7, "\ud800"):
+        with pytest.raises(ValueError, match=r"^participant .*: a name is a str of UTF-8"):
+            TwoPhaseCommit({name: store}, tmp_path / "log")  # type: ignore[dict-item]
+    tpc = coordinate()
+    tpc.participants["late"] = 7  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="participant 'late' is a int"):
+        tpc.prepare([insert("x")])
+    assert in_doubt(parties) == 0
+
+
+@pytest.mark.parametrize(
+    "operations", [None, 5, "ab", insert("x"), {"east": None}, {"east": insert("x")}, {"east": "x"}], ids=repr
+)
+def test_what_is_no_list_of_operations_is_refused_by_name(coordinate: Open, parties: Parties, operations: Any) -> None:
+    with pytest.raises(TypeError, match=r"^operations(\['east'\])? is a .*; pass a list of Operation"):
+        coordinate().prepare(operations)
+    assert parties["east"].calls.count("prepare") == 0
+
+
+def test_operations_may_be_any_iterable(coordinate: Open, parties: Parties) -> None:
+    coordinate().prepare(insert(id) for id in ("a", "b")).commit()
+    assert ids(parties) == {"east": ["a", "b"], "west": ["a", "b"]}
+
+
+def test_participant_whose_doubts_are_no_global_ids_is_left_out_and_logged(
+    coordinate: Open, parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    tpc = coordinate()
+    tpc.participants["odd"] = odd = Unreliable(parties["east"].store)
+    odd.list_in_doubt = lambda: [5]  # type: ignore[method-assign, assignment, list-item, return-value]
+    assert tpc.list_in_doubt() == []
+    assert "'odd' does not say what is in doubt: its list_in_doubt() gave a int, 5" in caplog.text
+
+
+def test_error_of_a_block_is_not_hidden_by_a_closed_coordinator(coordinate: Open, parties: Parties) -> None:
+    tpc = coordinate()
+
+    def block() -> None:
+        with tpc.prepare({"east": [insert("x")]}):
+            tpc.close()
+            raise LookupError("the block's own")
+
+    with pytest.raises(LookupError, match="the block's own"):
+        block()
+    coordinate()
+    assert (in_doubt(parties), ids(parties)["east"]) == (0, [])
