@@ -309,7 +309,7 @@ STEPS = (
             "log/log.py Log.acknowledge: self.make_durable(lsn)",
             "manager.py WalManager.log_insert: self._log.acknowledge(lsn, durable)",
             "manager.py WalManager._log_row: self._log.acknowledge(lsn, durable)",
-            "manager.py WalManager._log_custom: self._log.acknowledge(lsn, durable)",
+            "manager.py WalManager._log_named: self._log.acknowledge(lsn, durable)",
             "manager.py WalManager.log_batch: self._log.acknowledge(lsn, durable)",
             "transaction.py WalTransaction.commit: self._log.acknowledge(lsn, durable)",
             "manager.py WalManager.sync: self._log.make_durable(self._log.cursor.published)",

@@ -425,7 +425,7 @@ class Log:
             if durable_lsn != self._told_lsn:
                 self._tell_durable()
                 self._told_lsn = durable_lsn
-        except BaseException as error:
+        except Exception as error:
             self._end_writing(OSError(errno.EIO, f"the sync worker ended in {error!r}"))
             raise
         return pause_s

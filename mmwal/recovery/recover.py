@@ -232,8 +232,10 @@ def build_index(
         for info in judged.segments
         if judged.end_of(info) > max(pinned_lsn, info.first_lsn) and info.number not in known
     ]
-    extents = workers.scan(kernel, ranges, verify=verify)
-    extents += [part.extent(pinned_lsn) for part in judged.run if part.end_lsn > pinned_lsn]
+    run = [part for part in judged.run if part.end_lsn > pinned_lsn]
+    run_bytes = sum(part.end_lsn - max(pinned_lsn, part.info.first_lsn) for part in run)
+    extents = workers.scan(kernel, ranges, verify=verify, known_bytes=run_bytes)
+    extents += [part.extent(pinned_lsn) for part in run]
     scanned_bytes = sum(part.end_lsn - part.start_lsn for part in ranges)
     index = Index(extents, redo_lsn, judged.end_lsn, pinned_lsn=pinned_lsn, bytes_scanned=scanned_bytes)
     order(index)

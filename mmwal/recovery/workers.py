@@ -118,8 +118,11 @@ class Workers:
         if not reachable and (executor is not None or (count or 1) > 1):
             self.notes.append(f"{type(disk).__name__} can be used by the caller alone, which did all the parts")
 
-    def scan(self, kernel: Kernel, ranges: Sequence[Range], *, verify: bool) -> list[Extent]:
-        """Returns the verified frames of ranges. Raises `WalCorruptionError` for the first that is damaged."""
+    def scan(self, kernel: Kernel, ranges: Sequence[Range], *, verify: bool, known_bytes: int = 0) -> list[Extent]:
+        """Returns the verified frames of ranges. Raises `WalCorruptionError` for the first that is damaged.
+
+        ``known_bytes``: of the log, done by somebody else before.
+        """
 
         def near(part: Range) -> Extent:
             return read_extent(self._disk, kernel, *part, verify=verify)
@@ -130,7 +133,7 @@ class Workers:
 
         sizes = [part.end_lsn - part.start_lsn for part in ranges]
         calls: list[_Call] = [(_scan, (kernel.NAME, *part, verify)) for part in ranges]
-        return self._do("verify", kernel, ranges, sizes, near, calls, settle)
+        return self._do("verify", kernel, ranges, sizes, near, calls, settle, known_bytes)
 
     def copy(self, kernel: Kernel, copies: Sequence[Copy], matrix: RowMatrix) -> None:
         """Copies vectors to rows of the matrix, which nobody else can see yet."""
@@ -162,10 +165,11 @@ class Workers:
         near: Callable[[_Part], _Result],
         calls: Sequence[_Call],
         settle: Callable[[_Part, Any], _Result],
+        known_bytes: int = 0,
     ) -> list[_Result]:
         """Does parts in the executor, in threads, or one by one; what a dead worker left is done here."""
         count = self._count(phase, kernel, sum(sizes), len(parts))
-        reached = list(accumulate(sizes, initial=0))  # bytes done with so many parts
+        reached = list(accumulate(sizes, initial=known_bytes))  # bytes done with so many parts
         done: list[_Result] = []
 
         def add(result: _Result) -> None:
@@ -173,6 +177,8 @@ class Workers:
             self._between(phase, reached[len(done)], reached[-1])
 
         self._between(phase, 0, reached[-1])
+        if known_bytes:
+            self._between(phase, known_bytes, reached[-1])
         executor = self._pool(count) if calls else None
         if executor is not None:
             self.used = max(self.used, min(getattr(executor, "_max_workers", 1), len(parts)))

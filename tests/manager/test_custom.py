@@ -298,7 +298,6 @@ async def _handler(entry: Any) -> None:
         {"on_replay": 5},
         {"on_replay": _handler},
     ],
-    ids=repr,
 )
 def test_registration_of_what_cannot_be_used_is_refused(types: Any, arguments: dict[str, Any]) -> None:
     given = {"name": "tag", "type": Tag, **arguments}
