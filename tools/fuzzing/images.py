@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import zlib
 from typing import Any
 
@@ -130,6 +129,11 @@ def _section_lies(rng: random.Random, fields: Fields) -> Fields:
     return {chosen.name: hostile_int(rng, int(chosen.type[1:]), fields[chosen.name])}
 
 
+def _row_bytes(row: int) -> bytes:
+    """Returns a row's number as it is stored; one that has no place in 64 bits, since the control file lies, wraps."""
+    return (row % (1 << 64)).to_bytes(8, "little")
+
+
 def _change_column(rng: random.Random, section: Section, high: int) -> None:
     fields, columns = section
     count = len(columns[_ROWS]) // 8
@@ -140,7 +144,7 @@ def _change_column(rng: random.Random, section: Section, high: int) -> None:
         columns[_METADATA] = hostile_metadata_block(rng, columns[_METADATA], count)
     elif which == _LIMBO:
         rows = [hostile_row(rng, high) for _ in range(rng.choice((1, 1, 2)))]
-        columns[_LIMBO] = rng.choice((b"", columns[_LIMBO])) + struct.pack(f"<{len(rows)}q", *rows)
+        columns[_LIMBO] = rng.choice((b"", columns[_LIMBO])) + b"".join(map(_row_bytes, rows))
     elif count:
         at = rng.randrange(count)
         size = 4 if which == _CHECKSUMS else 8
@@ -148,7 +152,7 @@ def _change_column(rng: random.Random, section: Section, high: int) -> None:
         if which == _ROWS and rng.random() < 0.3:  # a row twice
             value = column[:size]
         elif which == _ROWS:
-            value = struct.pack("<q", hostile_row(rng, high))
+            value = _row_bytes(hostile_row(rng, high))
         else:
             value = hostile_int(rng, 8 * size, fields["redo_lsn"]).to_bytes(size, "little")
         columns[which] = column[: at * size] + value + column[(at + 1) * size :]
