@@ -343,7 +343,8 @@ class StoreTransaction(_Ending):
 
     The first committer wins: where another writer changed an id that this transaction writes, after it first read or
     wrote it, `commit` raises `TransactionConflictError` and nothing is logged; reading such an id again raises it at
-    once. An id that is only read is not guarded against later changes.
+    once. An id that is only read is not guarded against later changes, nor is one that was absent and is absent again:
+    what was inserted and deleted in between leaves no trace.
     """
 
     def __init__(
@@ -461,7 +462,8 @@ class StoreTransaction(_Ending):
         the LSN of the prepare record. The first phase of a two-phase commit.
 
         Until `VectorStore.commit_prepared` or `VectorStore.rollback_prepared` decides it, in this process or a later
-        one, nothing of it is seen, and other writers of its ids get `TransactionInDoubtError`.
+        one, nothing of it is seen, and other writers of its ids get `TransactionInDoubtError`. An empty transaction
+        has nothing to log: it is in doubt in this process only, and no later one knows its global id.
 
         Args:
             gid: the global id, by which it is decided: a str of 1 to 65,535 UTF-8 bytes.
