@@ -122,6 +122,7 @@ class Cursor(Protocol):
 
 class Directory(Protocol):
     """Which id stands in which row, and what each row's id and metadata are. A method is one step for other threads.
+    Packing is not: its rows must keep their names meanwhile.
 
     An id is a str of 1 to 65,535 UTF-8 bytes or an int of 64 bits; what is neither is never there. A row that an id has
     left keeps id and metadata until it is forgotten, or put again. Blocks are those of `format.frame`; one that is
